@@ -67,6 +67,7 @@ impl Host {
             patience: None,
             lane_kinds: LaneKinds::Only(LaneKind::Quic),
             tcp_congestion: None,
+            allow_clear: false,
             ktls: false,
             digest_cache: None,
             identity: Identity::generate().expect("an identity"),
@@ -76,7 +77,11 @@ impl Host {
                     read: true,
                     write: true,
                 };
-                (*peer == allowed).then_some(PeerAccess { access, path: None })
+                (*peer == allowed).then_some(PeerAccess {
+                    access,
+                    path: None,
+                    clear: false,
+                })
             }),
         });
         Host {
@@ -104,6 +109,7 @@ impl Host {
             patience: None,
             lane_kinds: LaneKinds::Only(LaneKind::Quic),
             tcp_congestion: None,
+            clear: false,
             ktls: false,
             identity: self.client.clone(),
             trust: Arc::new(|_| true),

@@ -15,6 +15,8 @@ pub enum Alpn {
 /// its rules, and of a lane that another replaced, whose data is read before the close counts.
 pub(crate) const VIOLATION: u64 = 1;
 pub(crate) const REPLACED: u64 = 7;
+/// Somebody changed what a lane in the clear carried.
+pub(crate) const ALTERED: u64 = 12;
 
 /// Error codes of TLS alerts start here (RFC 9001 §4.8, which has codes for alerts; over TCP an
 /// alert is told by the same number).

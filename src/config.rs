@@ -114,7 +114,9 @@ pub enum ConfigError {
     CongestionControl(String),
     #[error("unknown profile {0:?}: auto, lan or wan")]
     Profile(String),
-    #[error("unknown kind of lane {0:?}: quic, tls, or both with a comma between")]
+    #[error(
+        "unknown kind of lane {0:?}: quic, tls, or both with a comma between (those in the clear are added by --clear)"
+    )]
     LaneKind(String),
     #[error("not a number of lanes: {0:?}; auto, or 1 to {MAX_LANE_COUNT}")]
     LaneCount(String),

@@ -48,6 +48,7 @@ pub struct Options {
     pub ktls: bool,
     /// Where values of chunks are remembered; None: they are not.
     pub digest_cache: Option<PathBuf>,
+    pub allow_clear: bool,
     pub identity: Identity,
     pub reset_secret: [u8; 32],
     /// The file; it need not exist. Read again on SIGHUP.
@@ -106,6 +107,7 @@ pub fn run(
         tcp_congestion: options.tcp_congestion,
         ktls: options.ktls,
         digest_cache: options.digest_cache,
+        allow_clear: options.allow_clear,
         identity: options.identity,
         reset_secret: options.reset_secret,
         authorize: Arc::new(move |peer| {

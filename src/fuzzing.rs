@@ -13,7 +13,7 @@ pub use crate::daemon::policy::{BadLine, Policy, Restrict};
 pub use crate::disk::{relative, split_path};
 pub use crate::identity::fingerprint_of_der;
 pub use crate::quic::note_again;
-pub use crate::tcp::held_after as held_after_frames;
+pub use crate::tcp::{held_after as held_after_frames, is_taken_in_the_clear};
 
 use crate::quic::Secrets;
 

@@ -21,9 +21,22 @@ pub struct ChunkIndex(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct StreamKey(pub u64);
 
+/// No receiver counts so far.
+const CLEAR_BIT: u64 = 1 << 63;
+
 impl StreamKey {
     pub fn of(mover: MoverId, count: u32) -> StreamKey {
         StreamKey(u64::from(mover.0) << 32 | u64::from(count))
+    }
+
+    /// Of a receiver, which counts the streams that come: one of a lane in the clear.
+    pub fn in_the_clear(self) -> StreamKey {
+        StreamKey(self.0 | CLEAR_BIT)
+    }
+
+    /// Whether a receiver's stream came on a lane in the clear, where anybody may have changed it.
+    pub fn came_in_the_clear(self) -> bool {
+        self.0 & CLEAR_BIT != 0
     }
 
     /// Whose stream it is, and so on which lane it travels.

@@ -68,6 +68,7 @@ fn session(
             write: true,
         },
         path: None,
+        clear: false,
     };
     let server = Server::start(ServeConfig {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
@@ -81,6 +82,7 @@ fn session(
         tcp_congestion: None,
         ktls: false,
         digest_cache: None,
+        allow_clear: false,
         identity: Identity::generate().unwrap(),
         reset_secret: [0; 32],
         authorize: Arc::new(move |_| Some(access.clone())),
@@ -96,6 +98,7 @@ fn session(
         patience: Some(Duration::from_secs(60)),
         lane_kinds: LaneKinds::Only(kind),
         tcp_congestion: None,
+        clear: false,
         ktls: false,
         identity: Identity::generate().unwrap(),
         trust: Arc::new(|_| true),

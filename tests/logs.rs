@@ -195,6 +195,7 @@ fn a_talkative_server(backend: &'static str) {
                 place: None,
                 adds_lanes: false,
                 addresses: Vec::new(),
+                clear: None,
             }));
             peer.entries(vec![entry(1, 0, b"x", Kind::File, 0)]);
             for _ in 0..12_000 {

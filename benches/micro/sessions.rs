@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, SamplingMode, Throughput};
 use landro::engine::now;
 use landro::ids::{MoverId, Name, StreamKey};
+use landro::proto::clear::ClearLanes;
 use landro::proto::journal::Storage;
 use landro::proto::parallel::ParallelTransferConfig;
 use landro::proto::session::{
@@ -47,6 +48,7 @@ fn limits() -> Limits {
         keeps_digests: false,
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
+        clear: ClearLanes::Off,
     }
 }
 
@@ -281,7 +283,7 @@ impl World {
                 }
                 Some(Output::Data {
                     stream,
-                    payload: Payload::Bytes(bytes),
+                    payload: Payload::Bytes(bytes) | Payload::FileData(bytes),
                     fin,
                     ..
                 }) => {
@@ -322,6 +324,7 @@ impl World {
                     | Output::Stays(_)
                     | Output::Retired(_)
                     | Output::AddsLanes { .. }
+                    | Output::Altered
                     | Output::LaneOver(_)
                     | Output::LaneAccount(_)
                     | Output::ToOutpost(..)

@@ -30,6 +30,7 @@ fn main() {
     texts();
     lanes();
     tcp_frames();
+    clear_lane();
     messages();
     verdicts();
     records();
@@ -125,6 +126,7 @@ fn lanes() {
         adds_lanes: false,
         asks_addresses: false,
         takes_kept: false,
+        clear: false,
     });
     let mut said = BytesMut::new();
     encode(&hello, &mut said);
@@ -151,6 +153,16 @@ fn lanes() {
         "silent",
         [&hello[..], &[0x89, 0, 1, 7, 0, 9]].concat(),
     );
+}
+
+/// What the first bytes are: before or behind the handshake, and how the rest is cut.
+fn clear_lane() {
+    let hello = [&b"landro:1"[..], &[0; 20], &[5; 32]].concat();
+    seed("clear_lane", "hello", [&[0, 255][..], &hello].concat());
+    let proof = [&[0, 255][..], &hello, &[6; 32]].concat();
+    seed("clear_lane", "proof", proof);
+    let record = [&[1, 255, 0, 11, 0, 3][..], &[0; 11], &[8; 32], b"end"].concat();
+    seed("clear_lane", "record", record);
 }
 
 /// What the first byte is: how the rest is cut.
@@ -198,6 +210,7 @@ fn hello(request: WireRequest) -> Message {
         adds_lanes: false,
         asks_addresses: false,
         takes_kept: false,
+        clear: false,
     })
 }
 
@@ -243,6 +256,7 @@ fn welcome() -> Message {
         place: None,
         adds_lanes: false,
         addresses: Vec::new(),
+        clear: None,
     })
 }
 
@@ -295,7 +309,10 @@ fn of_senders() -> [Message; 8] {
             first: 1,
             count: 2,
         },
-        Message::LaneOver { lane: 1 },
+        Message::LaneOver {
+            lane: 1,
+            altered: false,
+        },
         Message::Abort {
             entry: entry_id,
             error: error(),
@@ -341,8 +358,7 @@ fn of_receivers() -> [Message; 8] {
                 stream: 3,
                 records: Some(4),
             }],
-            more: false,
-        }),
+            more: false, altered: false }),
         Message::Finished {},
         Message::Listing(vec![row]),
         Message::ListEnd {},

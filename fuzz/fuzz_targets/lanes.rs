@@ -77,7 +77,9 @@ impl World<'_> {
             }
             LanesOutput::Over => self.over = true,
             LanesOutput::Disk { cmd, .. } => panic!("nothing may be touched: {cmd:?}"),
-            LanesOutput::Dial { .. } => panic!("a server dials nobody"),
+            LanesOutput::Dial { .. } | LanesOutput::DialClear { .. } => {
+                panic!("a server dials nobody")
+            }
             LanesOutput::Wants { .. }
             | LanesOutput::TakesData(_)
             | LanesOutput::Piece { .. }

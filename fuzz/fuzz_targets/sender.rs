@@ -53,6 +53,7 @@ fuzz_target!(|data: &[u8]| {
             place: None,
             adds_lanes: false,
             addresses: Vec::new(),
+            clear: None,
         }));
         world.run(step);
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 use landro::ids::{EntryId, MoverId, OpId, StreamKey};
 pub use landro::proto::PIECE_BYTES;
+use landro::proto::clear::ClearLanes;
 use landro::proto::parallel::ParallelTransferConfig;
 use landro::proto::session::{Limits, PATIENCE, Session};
 use landro::proto::wire::{
@@ -52,6 +53,7 @@ pub fn limits() -> Limits {
         keeps_digests: true,
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
+        clear: ClearLanes::Off,
     }
 }
 
@@ -176,6 +178,7 @@ impl<'a> World<'a> {
                 | Output::Retired(_)
                 | Output::AddsLanes { .. }
                 | Output::LaneOver(_)
+                | Output::Altered
                 | Output::LaneAccount(_)
                 | Output::ToOutpost(..)
                 | Output::ToHome(_)
@@ -231,6 +234,7 @@ impl<'a> World<'a> {
             adds_lanes: false,
             asks_addresses: false,
             takes_kept: true,
+            clear: false,
         };
         self.say(&Message::Hello(hello));
     }

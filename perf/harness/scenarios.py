@@ -32,7 +32,7 @@ class Scenario:
 
 
 LANDRO = ("landro", "landro-poll")
-EACH_KIND = (*LANDRO, "landro-quic", "landro-tls")
+EACH_KIND = (*LANDRO, "landro-quic", "landro-tls", "landro-clear")
 
 SCENARIOS = {scenario.name: scenario for scenario in (
     Scenario("gbe-bulk", ("gbe",), "1GiB", link_bytes_per_second=GBE_BYTES_PER_SECOND, typical_seconds=11),

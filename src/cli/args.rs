@@ -84,6 +84,11 @@ pub struct ServeArgs {
     /// Nobody may read or list, whatever authorized_peers says
     #[arg(long)]
     pub write_only: bool,
+    /// Lets peers whose line in authorized_peers has the option clear have lanes without TLS, on
+    /// wires that are trusted: whoever is on them reads their files, and cannot change them
+    /// unnoticed
+    #[arg(long)]
+    pub allow_clear: bool,
     /// Appends the TLS secrets of authenticated connections to this file, for packet analysers:
     /// whoever reads it reads what they carry
     #[arg(long, value_name = "FILE")]
@@ -198,9 +203,15 @@ pub struct CpArgs {
     /// where a single core is the limit, or the wire
     #[arg(long, value_name = "N|auto", default_value_t, value_parser = LaneCount::from_str)]
     pub lanes: LaneCount,
-    /// Threads that have these lanes [default: with --lanes above 1 as many, up to one per core]
+    /// Threads that have these lanes [default: with --lanes above 1 as many, up to one per core;
+    /// with --clear one, which has those in the clear in any case]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=255))]
     pub workers: Option<u8>,
+    /// Has those lanes do without TLS, if the daemon lets this host (serve --allow-clear): the bulk
+    /// is then read by whoever is on the wire, and nobody can change it unnoticed; for trusted
+    /// wires
+    #[arg(long)]
+    pub clear: bool,
     /// Begins anew so many times when the peer is not there, is lost, or does not get on (exit code
     /// 5), after a pause that grows from one second to half a minute; what arrived is not sent
     /// again. 0 is never [default: once the daemon has accepted the copy, as often as it takes, but
@@ -367,7 +378,8 @@ pub struct EngineArgs {
     #[arg(long, value_name = "PROFILE", value_enum, default_value_t)]
     pub profile: ProfileArg,
     /// What carries the data, a comma between: quic (UDP), tls (TCP on the same port). A client
-    /// begins with quic, and with tls where UDP gets no answer; a daemon listens for these
+    /// begins with quic, and with tls where UDP gets no answer; a daemon listens for these (clear
+    /// is added to them by cp --clear and serve --allow-clear)
     #[arg(long, value_name = "KINDS", default_value_t, value_parser = LaneKinds::from_str)]
     pub lane_kinds: LaneKinds,
     /// Congestion control of what is sent over TCP, any that the kernel has: bbr where a path loses

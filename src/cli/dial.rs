@@ -36,6 +36,7 @@ pub struct Dial<'a> {
     pub workers: usize,
     pub binds: &'a [Bind],
     pub persistence: Persistence,
+    pub clear: bool,
 }
 
 impl<'a> Dial<'a> {
@@ -53,6 +54,7 @@ impl<'a> Dial<'a> {
             lanes: LaneCount::Auto,
             workers: 1,
             binds: &from.bind,
+            clear: false,
             persistence: Persistence::NONE,
         }
     }
@@ -72,6 +74,7 @@ impl<'a> Dial<'a> {
             lane_kinds: self.engine.lane_kinds,
             lanes: self.lanes,
             workers: self.workers,
+            clear: self.clear,
             tcp_congestion: self.engine.tcp_congestion.clone(),
             ktls: self.engine.ktls(),
             persistence: self.persistence,

@@ -1,4 +1,5 @@
-//! Which kinds of lanes a process has: QUIC over UDP, TLS over TCP, or both; and how many of them.
+//! Which kinds of lanes a process has: QUIC over UDP, TLS over TCP, or both, and in the clear
+//! beside them; and how many of them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,13 +13,23 @@ pub enum LaneKind {
     Quic,
     /// TLS 1.3 over TCP.
     Tls,
+    /// TCP without TLS, beside one of the others.
+    Clear,
 }
 
 impl LaneKind {
+    /// What a session goes on over where this kind fell silent.
     pub fn other(self) -> LaneKind {
         match self {
             LaneKind::Quic => LaneKind::Tls,
-            LaneKind::Tls => LaneKind::Quic,
+            LaneKind::Tls | LaneKind::Clear => LaneKind::Quic,
+        }
+    }
+
+    pub fn is_over_tcp(self) -> bool {
+        match self {
+            LaneKind::Quic => false,
+            LaneKind::Tls | LaneKind::Clear => true,
         }
     }
 }
@@ -28,11 +39,12 @@ impl fmt::Display for LaneKind {
         f.write_str(match self {
             LaneKind::Quic => "quic",
             LaneKind::Tls => "tls",
+            LaneKind::Clear => "clear",
         })
     }
 }
 
-/// The kinds that may be used; there is always one.
+/// The kinds that a session may be carried by; there is always one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum LaneKinds {
     Only(LaneKind),

@@ -62,9 +62,9 @@ struct Table {
 
 impl Policy {
     /// Reads `authorized_peers`: one `SHA256:...` a line; then options `ro`, `rw` (the default),
-    /// `wo` and `path=SUB` (percent-encoded as in URLs), separated by blanks or commas; a word that
-    /// begins with `#` begins a comment. A bad line authorises nobody and is returned with its
-    /// number.
+    /// `wo`, `clear` and `path=SUB` (percent-encoded as in URLs), separated by blanks or commas; a
+    /// word that begins with `#` begins a comment. A bad line authorises nobody and is returned
+    /// with its number.
     ///
     /// sshd takes the first of several lines of one key. Here lines that do not agree cancel each
     /// other: whoever adds `ro` below an older line wants less, not what was there.
@@ -97,14 +97,17 @@ impl Policy {
         policy
     }
 
-    /// `--allow`: full rights below the whole root, whatever the file says of this peer.
+    /// `--allow`: full rights below the whole root, whatever the file says of this peer; in the
+    /// clear only if its line there says so.
     pub fn allow(&mut self, peer: Fingerprint) {
+        let clear = self.peers.get(&peer).is_some_and(|rights| rights.clear);
         self.peers.insert(
             peer,
             Rights {
                 read: true,
                 write: true,
                 path: None,
+                clear,
             },
         );
     }
@@ -128,6 +131,7 @@ impl Policy {
         Some(PeerAccess {
             access,
             path: rights.path.clone(),
+            clear: rights.clear,
         })
     }
 }

@@ -53,6 +53,8 @@ pub struct ClientConfig {
     pub lanes: LaneCount,
     /// Threads that have these lanes, from 1 to 255.
     pub workers: usize,
+    /// Those are TCP without TLS, where the server lets them; the wire is to be trusted.
+    pub clear: bool,
     /// By whose rules data leaves over TCP; None: the kernel's default.
     pub tcp_congestion: Option<String>,
     /// The kernel seals and opens the records of TLS, where it can.
@@ -197,6 +199,10 @@ impl Client {
             ClientEvent::Session(event) => {
                 self.pursuit.note(now(), &event);
                 self.keep_name(&event);
+                if let Event::ClearOff(_) = event {
+                    // The sessions to come cross the same wire to the same daemon.
+                    self.config.clear = false;
+                }
                 ClientEvent::Session(event)
             }
             ClientEvent::Stats(stats) => {
@@ -291,6 +297,7 @@ impl Trying {
             streams: config.streams,
             kinds: config.lane_kinds,
             lanes: config.lanes,
+            clear: config.clear,
             socket_options: options(false),
             events: sender,
             backend_reason: no_ring.unwrap_or(chosen.reason),

@@ -147,6 +147,7 @@ impl Pursuit {
             | Event::Announced { .. }
             | Event::Counted { .. }
             | Event::Warning { .. }
+            | Event::ClearOff(_)
             | Event::Listing { .. }
             | Event::RoundTrips(_)
             | Event::Benched { .. } => return,

@@ -17,7 +17,7 @@ use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::{Digests, ServedRoot};
 use crate::ids::WorkerId;
 use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
-use crate::tcp::TcpSetup;
+use crate::tcp::{ClearPasses, TcpSetup};
 use crate::worker::{
     Authorize, ListenAt, Mail, Mailbox, OwnAddresses, Service, Shared, TransportStats, WorkerParts,
 };
@@ -61,6 +61,8 @@ pub struct ServeConfig {
     pub ktls: bool,
     /// Where values of chunks are remembered; None: they are not.
     pub digest_cache: Option<PathBuf>,
+    /// Whose access says so may have lanes without TLS beside the others.
+    pub allow_clear: bool,
     pub identity: Identity,
     /// Of this host's daemons, the same after a restart: what stateless resets are made from.
     pub reset_secret: [u8; 32],
@@ -102,6 +104,7 @@ impl Server {
             root,
             authorize: config.authorize.clone(),
             addresses: OwnAddresses::of(&addresses),
+            allow_clear: config.allow_clear,
         };
         let secrets = Arc::new(Secrets::of_daemon(
             &config.reset_secret,
@@ -126,7 +129,7 @@ impl Server {
         let is_tls_in_kernel = tls_in_kernel(config.ktls).is_some_and(|found| found.is_yes());
         let (mut threads, mut no_ring) = (Vec::new(), Vec::new());
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
-            let listen = listening(&config, &tickets, sockets, is_tls_in_kernel)?;
+            let listen = listening(&config, &tickets, sockets, is_tls_in_kernel, &shared)?;
             let core = (usize::from(workers) <= cores.len()).then(|| cores[number % cores.len()]);
             let started = spawn(WorkerParts {
                 id: WorkerId(number as u8),
@@ -262,6 +265,7 @@ fn listening(
     tickets: &TicketKeys,
     sockets: Sockets,
     is_tls_in_kernel: bool,
+    shared: &Shared,
 ) -> Result<ListenAt, EngineError> {
     let mut at = ListenAt::default();
     for socket in sockets.udp {
@@ -273,9 +277,21 @@ fn listening(
         if is_tls_in_kernel {
             setup.use_kernel();
         }
+        if config.allow_clear {
+            setup.admit_clear(passes(shared));
+        }
         at.tcp.push((listener, setup));
     }
     Ok(at)
+}
+
+/// What lets those in that do without TLS.
+fn passes(shared: &Shared) -> ClearPasses {
+    let (homes, again) = (shared.homes.clone(), shared.homes.clone());
+    ClearPasses {
+        find: Arc::new(move |session, lane| homes.pass(session, lane)),
+        take: Arc::new(move |session, lane| again.use_pass(session, lane)),
+    }
 }
 
 /// Those who are authorised.

@@ -15,8 +15,8 @@ use crate::disk::Digests;
 use crate::quic::Secrets;
 use crate::tcp::TcpSetup;
 use crate::worker::{
-    BackendWish, Mail, Mailbox, Pulse, Refusals, Service, SessionHomes, Shared, StreamDescriptors,
-    Worker, WorkerParts,
+    BackendWish, Mail, Mailbox, Pulse, Refusals, Service, Shared, StreamDescriptors, Worker,
+    WorkerParts,
 };
 
 /// Mail a worker may have waiting: strays of a busy moment; more are dropped like datagrams may
@@ -122,7 +122,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         patience,
         service,
         added_lanes,
-        homes: SessionHomes::default(),
+        homes: Arc::default(),
         descriptors: StreamDescriptors::of_this_process(workers),
         settler,
         digests,

@@ -31,6 +31,7 @@
 pub mod bench;
 pub mod chunk;
 pub mod claims;
+pub mod clear;
 pub mod entries;
 pub mod errno;
 pub mod errors;
@@ -57,6 +58,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
+use self::clear::{ClearOff, ClearSecret};
 use crate::ids::{EntryId, FileId, MoverId, OpId, StreamKey, WorkerId};
 pub use fs::{
     Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, Existing, FileStamp, Kind, Lapses,
@@ -145,6 +147,11 @@ pub struct LostLane {
     pub ended: Vec<u32>,
     /// These were begun, in order, and do not go on.
     pub begun: Vec<(u32, StreamKey)>,
+    /// Of a lane in the clear, of those that were read to their ends the last: of one of them it
+    /// may turn out that it was altered.
+    pub lately: Vec<(u32, StreamKey)>,
+    /// What came on it is not what was sent.
+    pub altered: bool,
 }
 
 impl LostLane {
@@ -179,7 +186,14 @@ pub enum Output {
     /// Nothing follows from this mover: its streams were ended.
     Retired(MoverId),
     /// Both sides know lanes that are added. `sends`: data goes from here to the peer.
-    AddsLanes { sends: bool },
+    /// `clear`: of a client, with what the server lets lanes in the clear in, if it does.
+    AddsLanes {
+        sends: bool,
+        clear: Option<ClearSecret>,
+    },
+    /// What came on a lane in the clear is not what the peer sent, as this side saw, or the peer.
+    /// Such lanes are over in this session; what they carried comes again on others.
+    Altered,
     /// The peer, which sends, says that this added lane is no more.
     LaneOver(u32),
     /// The peer, which receives, says what it took of an added lane.
@@ -260,6 +274,9 @@ impl MoverReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
     Bytes(Bytes),
+    /// Of a file, whose digest follows on the same stream: what a lane in the clear may carry
+    /// without a code that tells if it was changed.
+    FileData(Bytes),
     /// So many bytes of a file opened by `OpenRead`, from `offset` on, for a transport that moves
     /// them without showing them (`sendfile`). Only with [`Carriage::Ranges`]. The sender has
     /// hashed the same bytes before. The transport keeps the file open until it took them all,
@@ -275,7 +292,7 @@ pub enum Payload {
 impl Payload {
     pub fn len_bytes(&self) -> u64 {
         match self {
-            Payload::Bytes(bytes) => bytes.len() as u64,
+            Payload::Bytes(bytes) | Payload::FileData(bytes) => bytes.len() as u64,
             Payload::Range { len_bytes, .. } => *len_bytes,
         }
     }
@@ -283,7 +300,9 @@ impl Payload {
     /// Leaves out the first bytes, which were taken.
     pub fn skip(&mut self, taken_bytes: u64) {
         match self {
-            Payload::Bytes(bytes) => bytes.advance(taken_bytes as usize),
+            Payload::Bytes(bytes) | Payload::FileData(bytes) => {
+                bytes.advance(taken_bytes as usize);
+            }
             Payload::Range {
                 offset, len_bytes, ..
             } => {
@@ -378,6 +397,8 @@ pub enum Event {
         meta: Box<Meta>,
         link: Option<Bytes>,
     },
+    /// Nothing goes in the clear, or nothing more.
+    ClearOff(ClearOff),
     /// Benchmark: how long these echoes took, in order.
     RoundTrips(Vec<Duration>),
     /// Benchmark: it is over; so many bytes arrived at the receiver, in this time.

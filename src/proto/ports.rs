@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
 use crate::ids::{MoverId, OpId, StreamKey, WorkerId};
+use crate::proto::clear::ClearSecret;
 use crate::proto::wire::{self, LaneAccount, Message};
 use crate::proto::{CopyStep, DiskOp, EntryPlace, Event, Outcome, Output, PIECE_BYTES, Payload};
 use crate::proto::{MoverOrder, MoverReport};
@@ -74,8 +75,12 @@ impl Ports {
         self.queue.push_back(Output::Retired(mover));
     }
 
-    pub fn adds_lanes(&mut self, sends: bool) {
-        self.queue.push_back(Output::AddsLanes { sends });
+    pub fn adds_lanes(&mut self, sends: bool, clear: Option<ClearSecret>) {
+        self.queue.push_back(Output::AddsLanes { sends, clear });
+    }
+
+    pub fn altered(&mut self) {
+        self.queue.push_back(Output::Altered);
     }
 
     /// For the part of the session on another worker.

@@ -236,7 +236,8 @@ impl Sender {
         }
         if lost.tell_peer {
             let lane = lost.number;
-            ports.message(&Message::LaneOver { lane });
+            let altered = lost.altered;
+            ports.message(&Message::LaneOver { lane, altered });
         }
     }
 

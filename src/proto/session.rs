@@ -20,6 +20,7 @@ use bytes::Bytes;
 
 use crate::ids::{CopyId, OpId};
 
+use super::clear::{ClearLanes, ClearSecret};
 use super::errors::{Access, HostSide, Violation, session_error, stalled, violation};
 use super::parallel::ParallelTransferConfig;
 use super::place::HostKey;
@@ -84,6 +85,8 @@ pub struct Limits {
     pub asks_addresses: bool,
     /// Server: what it says then.
     pub addresses: Arc<[IpAddr]>,
+    /// Of those that are added, some may be in the clear.
+    pub clear: ClearLanes,
 }
 
 /// What the server lets this client do.
@@ -184,6 +187,8 @@ pub struct Session {
     adds_lanes: bool,
     /// Server: the client asked where it is, too.
     is_asked_addresses: bool,
+    /// Lanes in the clear may be among them.
+    clear: Option<ClearSecret>,
     /// Of the last input.
     now: Instant,
     end: End,
@@ -566,15 +571,22 @@ impl Session {
             (Stage::AwaitWelcome { .. }, Message::Welcome(welcome)) => {
                 self.on_welcome(now, welcome)
             }
-            (Stage::Running, Message::LaneOver { lane })
+            (Stage::Running, Message::LaneOver { lane, altered })
                 if self.adds_lanes && matches!(self.role, Role::Receive(_)) =>
             {
+                // Where nothing goes in the clear, nobody can have changed anything.
+                if altered && self.clear.is_some() {
+                    self.ports.altered();
+                }
                 self.ports.lane_over(lane);
                 Ok(())
             }
             (Stage::Running, Message::LaneAccount(account))
                 if self.adds_lanes && matches!(self.role, Role::Send(_)) =>
             {
+                if account.altered && self.clear.is_some() {
+                    self.ports.altered();
+                }
                 self.ports.lane_account(account);
                 Ok(())
             }

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use super::CONTROL_STREAM;
 use super::fault::Fault;
 use super::frame::{MAX_HEAD_BYTES, TcpFrame};
 use super::read_streams::ReadStreams;
-use super::write_streams::WriteStreams;
+use super::write_streams::{Bulk, WriteStreams};
 
 /// A PING of ours.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -153,6 +154,13 @@ impl Channel {
         Ok(None)
     }
 
+    /// What is missing of the DATA frame under way, if that may go as bulk: a data stream's.
+    pub fn missing_bulk_bytes(&self) -> usize {
+        let data = self.data.as_ref();
+        let data = data.filter(|data| data.stream != CONTROL_STREAM);
+        data.map_or(0, |data| data.missing_bytes)
+    }
+
     fn end_data(&mut self) {
         if let Some(data) = self.data.take_if(|data| data.missing_bytes == 0)
             && data.ends
@@ -199,9 +207,26 @@ impl Channel {
     /// Writes frames into at most `room` bytes: what is urgent, then the close, or data.
     pub fn fill(&mut self, out: &mut Vec<u8>, room: usize) {
         let end = out.len() + room;
+        if self.fill_urgent(out, end) {
+            self.writes.fill(out, end - out.len());
+        }
+    }
+
+    /// The same, up to the head of a frame of bulk, whose bytes are then to be taken; with them it
+    /// is at most `room` bytes.
+    pub fn fill_beside_bulk(&mut self, out: &mut Vec<u8>, room: usize) -> Option<Bulk> {
+        let end = out.len() + room;
+        match self.fill_urgent(out, end) {
+            true => self.writes.fill_beside_bulk(out, end - out.len()),
+            false => None,
+        }
+    }
+
+    /// Writes what goes before data. False: that is all.
+    fn fill_urgent(&mut self, out: &mut Vec<u8>, end: usize) -> bool {
         let fits = |out: &Vec<u8>| out.len() + MAX_HEAD_BYTES <= end;
         if self.is_closed() {
-            return;
+            return false;
         }
         if std::mem::take(&mut self.is_pong_owed) {
             TcpFrame::Pong.write(out);
@@ -218,7 +243,7 @@ impl Channel {
         match std::mem::replace(&mut self.close, Closing::Sent) {
             Closing::No => {
                 self.close = Closing::No;
-                self.writes.fill(out, end - out.len());
+                return true;
             }
             Closing::Wanted { code, reason } if fits(out) => {
                 TcpFrame::Close { code, reason }.write(out);
@@ -227,6 +252,7 @@ impl Channel {
             wanted @ Closing::Wanted { .. } => self.close = wanted,
             Closing::Sent => {}
         }
+        false
     }
 
     /// Heap bytes, beside the receive buffer.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::UnknownStream;
 use super::channel::Channel;
+use super::clear::{ClearHandshake, ClearKeys, ClearLane, ClearPass, ClearPasses};
 use super::fault::Fault;
 use super::hands::InKernel;
 use super::handshake::{TlsHandshake, TlsKeys};
@@ -19,6 +20,9 @@ const HANDSHAKE_HEAP_BYTES: usize = 16 << 10;
 
 /// Keys with their tables, and what makes the next ones: an idle connection was measured at 4.8 KB.
 const KEYS_HEAP_BYTES: usize = 4 << 10;
+
+/// The secret and the keys of a lane in the clear.
+const CLEAR_HEAP_BYTES: usize = 256;
 
 /// The smallest window: one that could be used up by a few bytes would be all frames of credit.
 const MIN_WINDOW_BYTES: u64 = 64 << 10;
@@ -53,8 +57,15 @@ pub(super) enum TcpPhase {
         /// All it was shown.
         bytes: usize,
     },
+    /// Without TLS; before may have been Handshaking, of a server that did not know.
+    Proving {
+        handshake: ClearHandshake,
+        deadline: Instant,
+    },
     /// Both sides have proven their keys and we trust the peer's; before was Handshaking.
     Established(Box<TlsKeys>),
+    /// Both sides have proven that they have the lane's secret; before was Proving.
+    Clear(Box<ClearKeys>),
     /// Before was Handshaking.
     Failed,
 }
@@ -78,7 +89,7 @@ pub(super) struct TcpEnd {
     pub awaits_peer: bool,
 }
 
-/// A TLS connection over TCP: one lane.
+/// A connection over TCP, by TLS or in the clear: one lane.
 pub struct TcpConn {
     pub(super) phase: TcpPhase,
     pub(super) is_server: bool,
@@ -87,6 +98,8 @@ pub struct TcpConn {
     pub(super) inbox: Inbox,
     pub(super) out: Vec<u8>,
     pub(super) out_at: usize,
+    /// Of a server: who may come in the clear.
+    pub(super) clear: Option<ClearPasses>,
     pub(super) peer: Option<Fingerprint>,
     pub(super) shown: Option<Fingerprint>,
     /// Part of a message behind the handshake.
@@ -114,13 +127,31 @@ impl TcpConn {
         conn
     }
 
+    /// Begins a lane in the clear, which is admitted by `pass`.
+    pub fn connect_clear(
+        setup: &TcpSetup,
+        pass: ClearPass,
+        windows: TcpWindows,
+        now: Instant,
+    ) -> TcpConn {
+        let (mut out, limits) = (Vec::new(), setup.limits);
+        let phase = TcpPhase::Proving {
+            handshake: ClearHandshake::ask(pass, &mut out),
+            deadline: now + limits.handshake,
+        };
+        let mut conn = TcpConn::of(phase, limits, windows, now);
+        conn.out = out;
+        conn
+    }
+
     /// Awaits a handshake of whom was accepted.
     pub fn accept(setup: &TcpSetup, windows: TcpWindows, now: Instant) -> TcpConn {
         TcpConn::new(setup, windows, now)
     }
 
     fn new(setup: &TcpSetup, windows: TcpWindows, now: Instant) -> TcpConn {
-        let (phase, failed) = match TlsHandshake::new(setup) {
+        let handshake = TlsHandshake::new(setup).map_err(|error| error.to_string());
+        let (phase, failed) = match handshake {
             Ok(handshake) => (
                 TcpPhase::Handshaking {
                     handshake: Box::new(handshake),
@@ -130,34 +161,43 @@ impl TcpConn {
                 },
                 None,
             ),
-            Err(error) => (TcpPhase::Failed, Some(error.to_string())),
+            Err(why) => (TcpPhase::Failed, Some(why)),
         };
-        let end = failed.map(|why| TcpEnd {
+        let mut conn = TcpConn::of(phase, setup.limits, windows, now);
+        if setup.is_server {
+            conn.is_server = true;
+            conn.channel = channel(true, windows);
+        }
+        conn.clear = setup.clear.clone();
+        conn.in_kernel = InKernel::new(setup.is_in_kernel);
+        conn.end = failed.map(|why| TcpEnd {
             reason: CloseReason::Transport(format!("TLS: {why}")),
             until: now,
             awaits_peer: false,
         });
+        conn
+    }
+
+    /// A client's, without TLS in the kernel.
+    fn of(phase: TcpPhase, limits: TcpLimits, windows: TcpWindows, now: Instant) -> TcpConn {
         TcpConn {
             phase,
-            is_server: setup.is_server,
-            limits: setup.limits,
-            channel: Channel::new(
-                setup.is_server,
-                windows.connection_bytes.max(MIN_WINDOW_BYTES),
-                windows.stream_bytes.max(MIN_WINDOW_BYTES),
-            ),
+            is_server: false,
+            limits,
+            channel: channel(false, windows),
             inbox: Inbox::default(),
             out: Vec::new(),
             out_at: 0,
+            clear: None,
             peer: None,
             shown: None,
             message: Vec::new(),
             records_without_data: 0,
             is_key_update_owed: false,
-            in_kernel: InKernel::new(setup.is_in_kernel),
+            in_kernel: InKernel::new(false),
             farewell: Farewell::No,
             close_behind: None,
-            end,
+            end: None,
             has_peer_ended: false,
             is_over: false,
             heard_at: now,
@@ -184,6 +224,7 @@ impl TcpConn {
                 self.farewell = Farewell::AfterClose;
                 what
             }
+            Fault::Wire(what) => return self.give_wire_up(now, what),
         };
         self.decide(now, CloseReason::Transport(what.to_owned()), true);
     }
@@ -218,8 +259,12 @@ impl TcpConn {
         }
         let life = match (&self.end, &self.phase) {
             (Some(end), _) => end.until,
-            (None, TcpPhase::Handshaking { deadline, .. }) => *deadline,
-            (None, TcpPhase::Established(_) | TcpPhase::Failed) => self.heard_at + self.limits.idle,
+            (None, TcpPhase::Handshaking { deadline, .. } | TcpPhase::Proving { deadline, .. }) => {
+                *deadline
+            }
+            (None, TcpPhase::Established(_) | TcpPhase::Clear(_) | TcpPhase::Failed) => {
+                self.heard_at + self.limits.idle
+            }
         };
         Some(self.release_at.map_or(life, |at| at.min(life)))
     }
@@ -233,10 +278,10 @@ impl TcpConn {
         }
         let (until, reason) = match (&self.end, &self.phase) {
             (Some(end), _) => (end.until, None),
-            (None, TcpPhase::Handshaking { deadline, .. }) => {
+            (None, TcpPhase::Handshaking { deadline, .. } | TcpPhase::Proving { deadline, .. }) => {
                 (*deadline, Some(CloseReason::HandshakeTimeout))
             }
-            (None, TcpPhase::Established(_) | TcpPhase::Failed) => (
+            (None, TcpPhase::Established(_) | TcpPhase::Clear(_) | TcpPhase::Failed) => (
                 self.heard_at + self.limits.idle,
                 Some(CloseReason::IdleTimeout),
             ),
@@ -268,12 +313,29 @@ impl TcpConn {
     }
 
     pub(super) fn knows_peer(&self) -> bool {
-        matches!(self.phase, TcpPhase::Established(_))
+        matches!(self.phase, TcpPhase::Established(_) | TcpPhase::Clear(_))
     }
 
     /// Whether the peer dialled.
     pub fn is_server(&self) -> bool {
         self.is_server
+    }
+
+    /// Which lane it is, if it goes without TLS: the one that its peer has proven to have the
+    /// secret of, and no other.
+    pub fn clear_lane(&self) -> Option<ClearLane> {
+        match &self.phase {
+            TcpPhase::Clear(keys) => Some(keys.lane),
+            TcpPhase::Handshaking { .. }
+            | TcpPhase::Proving { .. }
+            | TcpPhase::Established(_)
+            | TcpPhase::Failed => None,
+        }
+    }
+
+    /// Whether it goes without TLS, or is to.
+    pub fn is_clear(&self) -> bool {
+        matches!(self.phase, TcpPhase::Clear(_) | TcpPhase::Proving { .. })
     }
 
     pub fn is_established(&self) -> bool {
@@ -368,10 +430,22 @@ impl TcpConn {
         data: Bytes,
         fin: bool,
     ) -> Result<Option<Bytes>, UnknownStream> {
-        if !self.may_send() {
-            return Ok(Some(data));
+        match self.may_send() {
+            true => self.channel.writes.send(stream, (data, false), fin),
+            false => Ok(Some(data)),
         }
-        self.channel.writes.send(stream, data, fin)
+    }
+
+    /// The same with data of a file, of which the receiver notices by a digest that follows if it
+    /// was changed.
+    ///
+    /// # Errors
+    /// As of [`TcpConn::send`].
+    pub fn send_bulk(&mut self, stream: u64, data: Bytes) -> Result<Option<Bytes>, UnknownStream> {
+        match self.may_send() {
+            true => self.channel.writes.send(stream, (data, true), false),
+            false => Ok(Some(data)),
+        }
     }
 
     /// A turn is over: what nothing lies in is for others.
@@ -418,6 +492,7 @@ impl TcpConn {
         let keys = match self.phase {
             TcpPhase::Handshaking { .. } => HANDSHAKE_HEAP_BYTES,
             TcpPhase::Established(_) => KEYS_HEAP_BYTES,
+            TcpPhase::Proving { .. } | TcpPhase::Clear(_) => CLEAR_HEAP_BYTES,
             TcpPhase::Failed => 0,
         };
         let buffers = self.inbox.held_bytes() + self.out.capacity() + self.message.capacity();
@@ -427,4 +502,12 @@ impl TcpConn {
     pub fn counters(&self) -> TcpCounters {
         self.counters
     }
+}
+
+fn channel(is_server: bool, windows: TcpWindows) -> Channel {
+    Channel::new(
+        is_server,
+        windows.connection_bytes.max(MIN_WINDOW_BYTES),
+        windows.stream_bytes.max(MIN_WINDOW_BYTES),
+    )
 }

@@ -1,4 +1,5 @@
-//! What a peer did wrong: against TLS, which is answered with an alert, or against our frames.
+//! What a peer did wrong: against TLS, which is answered with an alert, or against our frames; and
+//! what others did on the way, where nothing hides the bytes.
 
 /// TLS alerts (RFC 8446 §6) that are said of records; those of handshakes are rustls's to say.
 pub(super) mod alert {
@@ -11,11 +12,16 @@ pub(super) mod alert {
     pub const USER_CANCELED: u8 = 90;
 }
 
-/// A rule that the peer broke.
+/// A rule that was broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fault {
-    Tls { alert: u8, what: &'static str },
+    Tls {
+        alert: u8,
+        what: &'static str,
+    },
     Frames(&'static str),
+    /// Not the peer's: somebody on the wire of a lane in the clear.
+    Wire(&'static str),
 }
 
 impl Fault {

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::clear::clear_record_bytes;
 use super::fault::Fault;
 use super::record::{HEADER_BYTES, record_bytes};
 use super::spare::Spares;
@@ -27,6 +28,8 @@ pub(super) struct Inbox {
     end: usize,
     /// The last buffer was not enough.
     wants_most: bool,
+    /// Its records are not those of TLS.
+    pub is_clear: bool,
 }
 
 /// Large buffers that this thread keeps for nobody are free memory.
@@ -39,7 +42,7 @@ impl Inbox {
     /// known.
     pub fn room(&mut self, may_be_large: bool) -> &mut [u8] {
         // A header that lies was found out when it came.
-        let record = record_bytes(&self.buffer[self.start..self.end]);
+        let record = self.record_bytes(&self.buffer[self.start..self.end]);
         let record = record.ok().flatten().unwrap_or(0);
         if may_be_large && self.wants_most && self.buffer.len() < MOST_BYTES {
             let most = SPARES.with(Spares::take);
@@ -73,10 +76,22 @@ impl Inbox {
         }
     }
 
+    fn record_bytes(&self, bytes: &[u8]) -> Result<Option<usize>, Fault> {
+        match self.is_clear {
+            true => clear_record_bytes(bytes),
+            false => record_bytes(bytes),
+        }
+    }
+
+    /// So many bytes behind what was taken, if they are here.
+    pub fn front(&self, bytes: usize) -> Option<&[u8]> {
+        self.buffer[self.start..self.end].get(..bytes)
+    }
+
     /// Where the whole record is that begins `offset` bytes behind what was taken.
     pub fn record(&self, offset: usize) -> Result<Option<Range<usize>>, Fault> {
         let at = self.start + offset;
-        let bytes = record_bytes(&self.buffer[at..self.end])?;
+        let bytes = self.record_bytes(&self.buffer[at..self.end])?;
         Ok(bytes
             .map(|bytes| at..at + bytes)
             .filter(|record| record.end <= self.end))

@@ -6,9 +6,12 @@
 //! (docs/protocol.md): streams with credit, as QUIC has them, so that a lane is a lane.
 
 mod channel;
+mod clear;
 mod conn;
 mod fault;
 mod frame;
+#[cfg(feature = "fuzzing")]
+mod fuzzing;
 mod hands;
 mod handshake;
 mod in_kernel;
@@ -20,12 +23,16 @@ mod record;
 mod sealing;
 mod setup;
 mod spare;
+mod unsealed;
 mod write_streams;
 
 #[cfg(test)]
 mod tests;
 
+pub use clear::{ClearLane, ClearPass, ClearPasses};
 pub use conn::{TcpConn, TcpWindows};
+#[cfg(feature = "fuzzing")]
+pub use fuzzing::is_taken_in_the_clear;
 pub use in_kernel::KernelStep;
 pub use setup::{TcpLimits, TcpSetup, TcpSetupError};
 

@@ -38,7 +38,7 @@ impl TcpConn {
             true => self.inbox.missing_bytes(),
             false => usize::MAX,
         };
-        let is_known = matches!(self.phase, TcpPhase::Established(_));
+        let is_known = self.knows_peer();
         let room = self.inbox.room(is_known);
         let most = most.min(room.len());
         &mut room[..most]
@@ -47,10 +47,11 @@ impl TcpConn {
     /// So many bytes were written to [`TcpConn::receive_buffer`].
     pub fn received(&mut self, now: Instant, bytes: usize) {
         self.arrived(now, bytes);
-        if let TcpPhase::Handshaking { .. } = self.phase
-            && self.end.is_none()
-        {
-            self.shake(now);
+        self.leave_tls();
+        match self.phase {
+            TcpPhase::Handshaking { .. } => self.shake(now),
+            TcpPhase::Proving { .. } => self.prove(now),
+            TcpPhase::Established(_) | TcpPhase::Clear(_) | TcpPhase::Failed => {}
         }
         while self.end.is_none() && self.close_behind.is_none() {
             match self.next_record(now) {
@@ -150,8 +151,12 @@ impl TcpConn {
 
     /// Opens a record and acts on what it says; whether there was one.
     fn next_record(&mut self, now: Instant) -> Result<bool, Fault> {
-        let TcpPhase::Established(keys) = &mut self.phase else {
-            return Ok(false);
+        let keys = match &mut self.phase {
+            TcpPhase::Established(keys) => keys,
+            TcpPhase::Clear(_) => return self.next_clear_record(now),
+            TcpPhase::Handshaking { .. } | TcpPhase::Proving { .. } | TcpPhase::Failed => {
+                return Ok(false);
+            }
         };
         let Some(record) = self.inbox.record(0)? else {
             return Ok(false);
@@ -267,7 +272,7 @@ impl TcpConn {
         Ok(())
     }
 
-    fn closed_by_peer(&mut self, now: Instant, close: PeerClose) {
+    pub(super) fn closed_by_peer(&mut self, now: Instant, close: PeerClose) {
         let PeerClose { code, reason } = close;
         let reason = String::from_utf8_lossy(&reason).into_owned();
         self.farewell = Farewell::Alert(alert::CLOSE_NOTIFY);

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::channel::Channel;
+use super::clear::CLEAR_OVERHEAD_BYTES;
 use super::conn::{Farewell, TcpConn, TcpPhase};
 use super::fault::alert;
 use super::frame::MAX_DATA_BYTES;
@@ -17,7 +18,9 @@ use super::write_streams::MAX_UNSENT_BYTES;
 pub(super) const BATCH_RECORDS: usize = MAX_UNSENT_BYTES.div_ceil(MAX_DATA_BYTES);
 
 /// What a batch takes at most.
-const BATCH_BYTES: usize = BATCH_RECORDS * (MAX_PLAIN_BYTES + OVERHEAD_BYTES);
+const BATCH_BYTES: usize = BATCH_RECORDS * (MAX_PLAIN_BYTES + CLEAR_OVERHEAD_BYTES);
+
+const _: () = assert!(OVERHEAD_BYTES <= CLEAR_OVERHEAD_BYTES);
 
 /// A send buffer of this size costs less to make than to remember.
 const SMALL_BUFFER_BYTES: usize = 4 << 10;
@@ -40,6 +43,8 @@ impl TcpConn {
             self.out_at = 0;
             if self.in_kernel.seals() {
                 self.gather();
+            } else if let TcpPhase::Clear(_) = self.phase {
+                self.seal_in_the_clear();
             } else {
                 self.seal(now);
             }
@@ -103,7 +108,10 @@ impl TcpConn {
     pub(super) fn is_key_due(&self) -> bool {
         let is_due = match &self.phase {
             TcpPhase::Established(keys) => keys.seal.records() >= self.limits.key_records,
-            TcpPhase::Handshaking { .. } | TcpPhase::Failed => false,
+            TcpPhase::Handshaking { .. }
+            | TcpPhase::Proving { .. }
+            | TcpPhase::Clear(_)
+            | TcpPhase::Failed => false,
         };
         self.is_key_update_owed || (is_due && self.channel.has_something())
     }

@@ -12,6 +12,7 @@ use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, Error, ServerConfig};
 
+use super::clear::ClearPasses;
 use super::pin::{Pin, Shown};
 use crate::carrier::ALPN;
 use crate::identity::{Identity, Trust};
@@ -41,6 +42,8 @@ pub struct TcpSetup {
     pub(super) limits: TcpLimits,
     /// The kernel seals and opens records.
     pub(super) is_in_kernel: bool,
+    /// Of a server: who may come in the clear.
+    pub(super) clear: Option<ClearPasses>,
 }
 
 /// rustls refuses our own key.
@@ -99,6 +102,7 @@ impl TcpSetup {
             is_server,
             limits,
             is_in_kernel: false,
+            clear: None,
         })
     }
 
@@ -106,6 +110,11 @@ impl TcpSetup {
     /// (`landro_sys::ktls::probe`).
     pub fn use_kernel(&mut self) {
         self.is_in_kernel = true;
+    }
+
+    /// Lets those in that do without TLS, if there is a pass for them.
+    pub fn admit_clear(&mut self, passes: ClearPasses) {
+        self.clear = Some(passes);
     }
 
     fn pin(&self) -> (Arc<Pin>, Shown) {

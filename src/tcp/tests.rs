@@ -1,5 +1,6 @@
 //! Two connections against each other without sockets: any split of bytes, closes, memory.
 
+mod clear;
 mod interop;
 mod lies;
 mod memory;

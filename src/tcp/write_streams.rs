@@ -23,9 +23,23 @@ enum StreamEnd {
     Sent,
 }
 
+/// Bytes that wait to be sealed.
+struct Queued {
+    bytes: Bytes,
+    /// Of a file: their digest follows among what is none.
+    is_bulk: bool,
+}
+
+/// So many bytes of a stream, the head of whose frame is written.
+#[derive(Clone, Copy)]
+pub(super) struct Bulk {
+    stream: u64,
+    pub bytes: usize,
+}
+
 /// One stream of ours.
 struct WriteStream {
-    queue: VecDeque<Bytes>,
+    queue: VecDeque<Queued>,
     queued_bytes: usize,
     /// Sent or queued.
     taken_bytes: u64,
@@ -46,6 +60,35 @@ impl WriteStream {
 
     fn has_something(&self) -> bool {
         self.queued_bytes > 0 || self.end == StreamEnd::Asked
+    }
+
+    /// So many bytes are next that are bulk, or that are none.
+    fn next_run(&self) -> (usize, bool) {
+        let is_bulk = self.queue.front().is_some_and(|queued| queued.is_bulk);
+        let run = self.queue.iter();
+        let run = run.take_while(|queued| queued.is_bulk == is_bulk);
+        (run.map(|queued| queued.bytes.len()).sum(), is_bulk)
+    }
+
+    /// Moves so many bytes from the queue to the end of `out`. Gives how many of them count as data
+    /// that is not sent.
+    fn take(&mut self, stream: u64, out: &mut Vec<u8>, bytes: usize) -> usize {
+        let mut missing = bytes;
+        while missing > 0
+            && let Some(front) = self.queue.front_mut()
+        {
+            let part = front.bytes.split_to(front.bytes.len().min(missing));
+            out.extend_from_slice(&part);
+            missing -= part.len();
+            if front.bytes.is_empty() {
+                self.queue.pop_front();
+            }
+        }
+        self.queued_bytes -= bytes;
+        match stream {
+            CONTROL_STREAM => 0,
+            _ => bytes,
+        }
     }
 }
 
@@ -90,7 +133,7 @@ impl WriteStreams {
     pub fn send(
         &mut self,
         stream: u64,
-        mut data: Bytes,
+        (mut data, is_bulk): (Bytes, bool),
         fin: bool,
     ) -> Result<Option<Bytes>, UnknownStream> {
         let open = self.open.get_mut(&stream).ok_or(UnknownStream)?;
@@ -109,7 +152,10 @@ impl WriteStreams {
         if !taken.is_empty() {
             open.taken_bytes += bytes as u64;
             open.queued_bytes += bytes;
-            open.queue.push_back(taken);
+            open.queue.push_back(Queued {
+                bytes: taken,
+                is_bulk,
+            });
             if stream != CONTROL_STREAM {
                 self.taken_bytes += bytes as u64;
                 self.unsent_bytes += bytes;
@@ -186,30 +232,49 @@ impl WriteStreams {
                     ends,
                 }
                 .write(out);
-                take(&mut open.queue, out, bytes);
-                open.queued_bytes -= bytes;
-                if stream != CONTROL_STREAM {
-                    self.unsent_bytes -= bytes;
-                }
+                self.unsent_bytes -= open.take(stream, out, bytes);
                 if ends {
                     open.end = StreamEnd::Sent;
                 }
             }
         }
     }
-}
 
-/// Moves so many bytes from the queue to the end of `out`.
-fn take(queue: &mut VecDeque<Bytes>, out: &mut Vec<u8>, mut bytes: usize) {
-    while bytes > 0 {
-        let Some(front) = queue.front_mut() else {
-            return;
-        };
-        let part = front.split_to(front.len().min(bytes));
-        out.extend_from_slice(&part);
-        bytes -= part.len();
-        if front.is_empty() {
-            queue.pop_front();
+    /// Writes DATA frames up to one of bulk, and of that the head alone. With its bytes it is at
+    /// most `room` bytes.
+    pub fn fill_beside_bulk(&mut self, out: &mut Vec<u8>, room: usize) -> Option<Bulk> {
+        let end = out.len() + room;
+        for (&stream, open) in &mut self.open {
+            while open.has_something() {
+                let room = (end - out.len()).saturating_sub(DATA_HEAD_BYTES);
+                if room == 0 {
+                    return None;
+                }
+                let (run, is_bulk) = open.next_run();
+                let bytes = run.min(room).min(MAX_DATA_BYTES);
+                let ends = open.end == StreamEnd::Asked && bytes == open.queued_bytes;
+                TcpFrame::Data {
+                    stream,
+                    bytes,
+                    ends,
+                }
+                .write(out);
+                if ends {
+                    open.end = StreamEnd::Sent;
+                }
+                if is_bulk {
+                    return Some(Bulk { stream, bytes });
+                }
+                self.unsent_bytes -= open.take(stream, out, bytes);
+            }
+        }
+        None
+    }
+
+    /// Moves bulk behind its record.
+    pub fn take_bulk(&mut self, bulk: Bulk, out: &mut Vec<u8>) {
+        if let Some(open) = self.open.get_mut(&bulk.stream) {
+            self.unsent_bytes -= open.take(bulk.stream, out, bulk.bytes);
         }
     }
 }

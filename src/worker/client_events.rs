@@ -39,6 +39,8 @@ pub struct ClientStart {
     pub kinds: LaneKinds,
     /// How many are added.
     pub lanes: LaneCount,
+    /// Those are in the clear, if the daemon lets them.
+    pub clear: bool,
     pub socket_options: UdpOptions,
     pub events: Sender<ClientEvent>,
     pub backend_reason: String,

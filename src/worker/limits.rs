@@ -9,6 +9,7 @@ use landro_sys::Pool;
 use super::shared::Shared;
 use crate::config::LaneKind;
 use crate::proto::Carriage;
+use crate::proto::clear::ClearLanes;
 use crate::proto::lanes::KEPT_BYTES;
 use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::place::HostKey;
@@ -140,6 +141,7 @@ pub(super) fn of_session(shared: &Shared, sessions: usize) -> Limits {
         host_key: *HOST_KEY,
         lookups: LOOKUPS,
         patience: shared.patience,
+        clear: ClearLanes::Off,
         adds_lanes: shared.lane_kinds.has(LaneKind::Tls),
         keeps_digests: shared.digests.is_some(),
         asks_addresses: false,

@@ -94,6 +94,7 @@ fn limits() -> Limits {
         keeps_digests: false,
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
+        clear: crate::proto::clear::ClearLanes::Off,
     }
 }
 
@@ -205,6 +206,7 @@ impl LocalLane {
                 Output::Stays(_)
                 | Output::Retired(_)
                 | Output::AddsLanes { .. }
+                | Output::Altered
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_)
                 | Output::ToOutpost(..)

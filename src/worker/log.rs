@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::ids::Fingerprint;
+use crate::proto::clear::ClearOff;
 use crate::proto::{
     CancelReason, EntryErrorCode, EntryResult, Event, Outcome, SessionErrorCode, Totals, Verb,
 };
@@ -310,7 +311,13 @@ impl Log {
                     tracing::warn!(%peer, %path, %text, "warning");
                 }
             }
-            Event::Entry { .. }
+            Event::ClearOff(ClearOff::Altered) => {
+                if self.admits(Who::Peer(*peer), now) {
+                    tracing::error!(%peer, "data in the clear was changed on the wire; it comes again on encrypted lanes, and nothing more goes in the clear in this session");
+                }
+            }
+            Event::ClearOff(ClearOff::NotAllowed | ClearOff::NotHad)
+            | Event::Entry { .. }
             | Event::Started
             | Event::Addresses(_)
             | Event::Placed { .. }

@@ -59,7 +59,7 @@ pub use limits::{ADDED_LANE_IDLE, LINGER};
 pub use local::copy_locally;
 pub use mailbox::{Mail, Mailbox};
 pub use pulse::Pulse;
-pub use shared::{Authorize, OwnAddresses, PeerAccess, Refusals, Service, SessionHomes, Shared};
+pub use shared::{Authorize, OwnAddresses, PeerAccess, Refusals, Service, Shared};
 pub use stats::{Carried, TransportStats};
 
 /// What a worker is made of; built on the thread that starts it.

@@ -126,7 +126,7 @@ impl Race {
     /// Why the session begins on this kind.
     pub(crate) fn why(&self, kind: LaneKind) -> &'static str {
         match (kind, &self.tls) {
-            (LaneKind::Tls, _) => self.why_tls,
+            (LaneKind::Tls | LaneKind::Clear, _) => self.why_tls,
             (LaneKind::Quic, Some(_)) => FIRST,
             (LaneKind::Quic, None) => ASKED_FOR,
         }
@@ -142,6 +142,7 @@ impl Race {
         match kind {
             LaneKind::Quic => self.quic.as_mut(),
             LaneKind::Tls => self.tls.as_mut(),
+            LaneKind::Clear => None,
         }
     }
 

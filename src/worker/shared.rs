@@ -13,15 +13,18 @@ use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::{Digests, ServedRoot, Settler};
 use crate::ids::{Fingerprint, SessionId, WorkerId};
+use crate::proto::clear::ClearSecret;
 use crate::proto::session::Grant;
 use crate::quic::Secrets;
-use crate::tcp::TcpSetup;
+use crate::tcp::{ClearPass, TcpSetup};
 
 /// What a peer may do, and the sub-directory of the root it is confined to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerAccess {
     pub access: Grant,
     pub path: Option<Vec<u8>>,
+    /// It may have lanes in the clear, where the daemon allows them.
+    pub clear: bool,
 }
 
 /// Asked in the handshake and again when a session starts; None: not authorised.
@@ -32,6 +35,8 @@ pub struct Service {
     pub root: Arc<ServedRoot>,
     pub authorize: Authorize,
     pub addresses: OwnAddresses,
+    /// Whose access says so may have lanes in the clear.
+    pub allow_clear: bool,
 }
 
 /// The addresses of interfaces are looked up anew after so long: it costs a netlink dump, and a
@@ -106,7 +111,7 @@ pub struct Shared {
     /// Set for a command: how lanes are dialled that are added, and that a session does without
     /// when they are silent.
     pub added_lanes: Option<TcpSetup>,
-    pub homes: SessionHomes,
+    pub homes: Arc<SessionHomes>,
     pub descriptors: StreamDescriptors,
     /// Set for a daemon: takes the marks of directories away when their data is on disk.
     pub settler: Option<Settler>,
@@ -156,8 +161,9 @@ impl Shared {
     }
 }
 
-/// Which worker has which session, and where its added lanes are: the kernel gives a TCP connection
-/// to any of a daemon's workers, and a command's lanes are on several.
+/// Which worker has which session, where its added lanes are, and what lets those in the clear in:
+/// the kernel gives a TCP connection to any of a daemon's workers, and a command's lanes are on
+/// several.
 #[derive(Default)]
 pub struct SessionHomes(Mutex<HashMap<SessionId, SessionPlaces>>);
 
@@ -165,6 +171,42 @@ struct SessionPlaces {
     home: Home,
     /// Of a daemon: added lanes, by worker.
     lanes: BTreeMap<WorkerId, u32>,
+    clear: Option<ClearDoor>,
+}
+
+/// What lets a session's lanes in the clear in.
+struct ClearDoor {
+    peer: Fingerprint,
+    secret: ClearSecret,
+    used: UsedNumbers,
+}
+
+/// Numbers of lanes that came, each of which lets one connection in: all below `next` but the last
+/// 64 count as used, and of those the bits say it, the last in the lowest.
+#[derive(Default)]
+struct UsedNumbers {
+    next: u64,
+    last: u64,
+}
+
+impl UsedNumbers {
+    fn is_used(&self, number: u32) -> bool {
+        match self.next.checked_sub(u64::from(number)) {
+            None | Some(0) => false,
+            Some(back @ 1..=64) => self.last & (1 << (back - 1)) != 0,
+            Some(_) => true,
+        }
+    }
+
+    fn use_up(&mut self, number: u32) {
+        let number = u64::from(number);
+        let shift =
+            |bits: u64, by: u64| bits.checked_shl(by as u32).filter(|_| by < 64).unwrap_or(0);
+        let next = self.next.max(number + 1);
+        self.last = shift(self.last, next - self.next);
+        self.last |= shift(1, next - number - 1);
+        self.next = next;
+    }
 }
 
 /// The worker that has a session.
@@ -182,6 +224,7 @@ impl SessionHomes {
         let places = SessionPlaces {
             home: Home { worker, sends },
             lanes: BTreeMap::new(),
+            clear: None,
         };
         self.lock().entry(session).or_insert(places).home.worker == worker
     }
@@ -213,6 +256,15 @@ impl SessionHomes {
         Some(place)
     }
 
+    /// Another added lane is to be at home.
+    pub fn place_at_home(&self, session: &SessionId) -> Option<WorkerId> {
+        let mut all = self.lock();
+        let places = all.get_mut(session)?;
+        let home = places.home.worker;
+        *places.lanes.entry(home).or_default() += 1;
+        Some(home)
+    }
+
     /// An added lane that had its place there is gone.
     pub fn left(&self, session: &SessionId, worker: WorkerId) {
         if let Some(places) = self.lock().get_mut(session)
@@ -232,6 +284,47 @@ impl SessionHomes {
 
     pub fn find(&self, session: &SessionId) -> Option<Home> {
         self.lock().get(session).map(|places| places.home)
+    }
+
+    /// A session may have lanes in the clear, which come with this secret.
+    pub fn let_in(&self, session: &SessionId, peer: Fingerprint, secret: ClearSecret) {
+        if let Some(places) = self.lock().get_mut(session) {
+            let used = UsedNumbers::default();
+            places.clear = Some(ClearDoor { peer, secret, used });
+        }
+    }
+
+    /// Nothing more of a session comes in the clear.
+    pub fn leave_clear(&self, session: &SessionId) {
+        if let Some(places) = self.lock().get_mut(session) {
+            places.clear = None;
+        }
+    }
+
+    /// What the lane of this number of a session is let in by.
+    pub fn pass(&self, session: SessionId, lane: u32) -> Option<ClearPass> {
+        let homes = self.lock();
+        let door = homes.get(&session)?.clear.as_ref();
+        let door = door.filter(|door| !door.used.is_used(lane))?;
+        Some(ClearPass {
+            session,
+            lane,
+            secret: door.secret.of_lane(lane).0,
+            peer: door.peer,
+        })
+    }
+
+    /// Uses up what the lane of this number is let in by. False: it was, or is no more.
+    pub fn use_pass(&self, session: SessionId, lane: u32) -> bool {
+        let mut homes = self.lock();
+        let door = homes
+            .get_mut(&session)
+            .and_then(|places| places.clear.as_mut());
+        let Some(door) = door.filter(|door| !door.used.is_used(lane)) else {
+            return false;
+        };
+        door.used.use_up(lane);
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, SessionPlaces>> {
@@ -256,6 +349,30 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SESSION: SessionId = SessionId([1; 16]);
+    const PEER: Fingerprint = Fingerprint([2; 32]);
+
+    #[test]
+    fn a_pass_is_used_once_and_ends_with_the_clear() {
+        let homes = SessionHomes::default();
+        assert!(homes.claim(SESSION, WorkerId(0)));
+        assert!(homes.pass(SESSION, 0).is_none() && !homes.use_pass(SESSION, 0));
+        homes.let_in(&SESSION, PEER, ClearSecret([3; 32]));
+        // Lanes come in about any order, and some never do.
+        for lane in [0, 2, 1, 7, 3, 40, 60, 50, 120, u32::MAX] {
+            assert!(homes.pass(SESSION, lane).is_some(), "{lane}");
+            assert!(homes.use_pass(SESSION, lane), "{lane}");
+            assert!(homes.pass(SESSION, lane).is_none(), "{lane} again");
+            assert!(!homes.use_pass(SESSION, lane), "{lane} again");
+        }
+        assert!(!homes.use_pass(SESSION, 4), "of long ago");
+        homes.let_in(&SESSION, PEER, ClearSecret([3; 32]));
+        assert!(homes.pass(SESSION, 1).is_some());
+        homes.leave_clear(&SESSION);
+        assert!(homes.pass(SESSION, 1).is_none() && !homes.use_pass(SESSION, 1));
+        assert!(homes.find(&SESSION).is_some());
+    }
 
     #[test]
     fn lanes_are_spread_beginning_with_home() {

@@ -26,8 +26,9 @@ pub struct TransportStats {
     /// What each kind of lane carried.
     pub quic: Carried,
     pub tls: Carried,
+    pub clear: Carried,
     /// Connections used: more than one when a lane neared its packet limit, and where there were
-    /// lanes of both kinds.
+    /// lanes of several kinds.
     pub lanes: u64,
     /// KeyUpdates of TLS over TCP, in both directions.
     pub keys_renewed: u64,
@@ -88,15 +89,15 @@ impl TransportStats {
             sent_bytes: path.sent_bytes,
             received_bytes: path.received_bytes,
         };
-        let (quic, tls) = match kind {
-            Some(LaneKind::Quic) => (carried, Carried::default()),
-            Some(LaneKind::Tls) => (Carried::default(), carried),
-            None => (Carried::default(), Carried::default()),
+        let of = |one| match kind == Some(one) {
+            true => carried,
+            false => Carried::default(),
         };
         TransportStats {
             lanes: carried.lanes,
-            quic,
-            tls,
+            quic: of(LaneKind::Quic),
+            tls: of(LaneKind::Tls),
+            clear: of(LaneKind::Clear),
             rtt: path.rtt,
             min_rtt: path.min_rtt,
             sent_packets: path.sent_packets,
@@ -125,6 +126,7 @@ impl TransportStats {
         self.keys_renewed += lane.keys_renewed;
         self.quic.add(lane.quic);
         self.tls.add(lane.tls);
+        self.clear.add(lane.clear);
         self.gso.add(lane.gso);
         self.gso_batch_mean = self.gso.mean();
     }

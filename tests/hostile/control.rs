@@ -170,6 +170,7 @@ fn out_of_place(scene: &Scene) {
         place: None,
         adds_lanes: false,
         addresses: Vec::new(),
+        clear: None,
     };
     let all = [
         peer::hello(peer::push_request("")),

@@ -64,6 +64,7 @@ pub fn pull_sources(
                         place: None,
                         adds_lanes: false,
                         addresses: Vec::new(),
+                        clear: None,
                     }));
                     script(&mut peer);
                 }

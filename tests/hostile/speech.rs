@@ -137,6 +137,7 @@ pub fn hello(request: WireRequest) -> Message {
         adds_lanes: false,
         asks_addresses: false,
         takes_kept: false,
+        clear: false,
     })
 }
 

@@ -1,4 +1,4 @@
-"""landro itself, on either backend and over either kind of lane."""
+"""landro itself, on either backend and over each kind of lane."""
 import json
 import os
 import subprocess
@@ -78,3 +78,19 @@ class Landro(Program):
         stats = json.loads(done["stdout"].splitlines()[-1])["stats"]
         # Packets are counted of QUIC alone.
         return stats["retransmitted_packets"] / stats["sent_packets"] if stats["sent_packets"] else None
+
+
+class LandroClear(Landro):
+    """The bulk goes in the clear, and control over what `options` have it go."""
+    protection = "BLAKE3"
+
+    def server(self, bench):
+        served, ready = super().server(bench)
+        # Full rights are `--allow`'s to give; this one is not.
+        lines = (f"{self.client_id(bench, number)} rw,clear\n" for number in range(bench.scenario.clients))
+        bench.file(os.path.join(f"{self.name}-server", "authorized_peers"), "".join(lines))
+        served["argv"].append("--allow-clear")
+        return served, ready
+
+    def client(self, bench, data):
+        return self.command(bench, data.number, "cp", "--stats", "--clear", data.path)

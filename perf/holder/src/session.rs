@@ -167,6 +167,7 @@ impl Session {
             adds_lanes: false,
             asks_addresses: false,
             takes_kept: false,
+            clear: false,
         }));
         self.stage = Stage::Greeting;
     }

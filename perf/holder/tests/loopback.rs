@@ -24,6 +24,7 @@ fn serve(root: &Path, clients: &[Fingerprint]) -> (Server, Fingerprint) {
             write: true,
         },
         path: None,
+        clear: false,
     };
     let server = Server::start(ServeConfig {
         listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
@@ -35,6 +36,7 @@ fn serve(root: &Path, clients: &[Fingerprint]) -> (Server, Fingerprint) {
         patience: None,
         lane_kinds: LaneKinds::Only(LaneKind::Quic),
         tcp_congestion: None,
+        allow_clear: false,
         ktls: false,
         digest_cache: None,
         identity,

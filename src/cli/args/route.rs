@@ -68,6 +68,8 @@ pub enum RouteError {
     OneName,
     #[error("--lanes adds lanes over TCP, and --lane-kinds quic has none; leave one of them out")]
     NothingToAdd,
+    #[error("lanes in the clear go over TCP, which --lane-kinds quic leaves out")]
+    NothingInTheClear,
     #[error("two sources are named {0} and would land in the same place; use one command for each")]
     SameName(String),
 }

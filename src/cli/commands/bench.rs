@@ -128,12 +128,14 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         tcp_congestion: args.engine.tcp_congestion.clone(),
         ktls: args.engine.ktls(),
         digest_cache: None,
+        allow_clear: false,
         identity: daemon,
         reset_secret: rand::random(),
         authorize: Arc::new(move |asks| {
             (*asks == peer).then_some(PeerAccess {
                 access: nothing,
                 path: None,
+                clear: false,
             })
         }),
     })?;
@@ -149,6 +151,7 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
         streams: usize::from(args.streams),
         lanes: LaneCount::Auto,
         workers: 1,
+        clear: false,
         lane_kinds: args.engine.lane_kinds,
         tcp_congestion: args.engine.tcp_congestion.clone(),
         ktls: args.engine.ktls(),

@@ -49,8 +49,12 @@ pub fn run(args: CpArgs) -> Result<Exit, CliError> {
     if args.no_target_directory && route.sources.len() > 1 {
         return Err(RouteError::OneName.into());
     }
-    if matches!(args.lanes, LaneCount::Exactly(2..)) && !args.engine.lane_kinds.has(LaneKind::Tls) {
+    let has_tcp = args.engine.lane_kinds.has(LaneKind::Tls);
+    if matches!(args.lanes, LaneCount::Exactly(2..)) && !has_tcp {
         return Err(RouteError::NothingToAdd.into());
+    }
+    if args.clear && !has_tcp {
+        return Err(RouteError::NothingInTheClear.into());
     }
     let signals = Signals::catch(Hangup::Default).map_err(CliError::Signals)?;
     let mut copying = Copying {
@@ -224,6 +228,7 @@ impl Copying {
             streams: self.args.streams,
             lanes: self.args.lanes,
             workers: workers(&self.args),
+            clear: self.args.clear,
             persistence,
             ..Dial::new(daemon, &self.args.trust, &self.args.from, &self.args.engine)
         };
@@ -440,7 +445,11 @@ fn without_slashes(path: &[u8]) -> &[u8] {
 
 /// Threads that have the lanes of a copy.
 fn workers(args: &CpArgs) -> usize {
-    let each = || args.lanes.lanes().min(super::serve::one_per_core());
+    let each = || match args.clear {
+        // These have one worker, whatever there is.
+        true => 1,
+        false => args.lanes.lanes().min(super::serve::one_per_core()),
+    };
     args.workers.map_or_else(each, usize::from)
 }
 

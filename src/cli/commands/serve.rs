@@ -7,14 +7,18 @@ use std::path::{Path, PathBuf};
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::cli::args::ServeArgs;
 use crate::cli::args::listen::{InUrl, everywhere};
+use crate::cli::args::route::RouteError;
 use crate::cli::args::url::DEFAULT_PORT;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::{diagnostics, trust};
-use crate::config::QuicConfig;
+use crate::config::{LaneKind, QuicConfig};
 use crate::daemon::policy::Restrict;
 use crate::daemon::{self, Options};
 
 pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
+    if args.allow_clear && !args.engine.lane_kinds.has(LaneKind::Tls) {
+        return Err(RouteError::NothingInTheClear.into());
+    }
     let dir = absolute(&trust::config_dir()?);
     let identity = trust::identity(&dir)?;
     let own = identity.fingerprint();
@@ -36,6 +40,7 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
         tcp_congestion: args.engine.tcp_congestion.clone(),
         ktls: args.engine.ktls(),
         digest_cache: args.digest_cache.as_deref().map(absolute),
+        allow_clear: args.allow_clear,
         memory_budget_bytes: args.memory_budget.unwrap_or(DEFAULT_MEMORY_BUDGET_BYTES),
         identity,
         reset_secret: trust::reset_secret(&dir).unwrap_or_else(|error| {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::LaneKind;
 use crate::engine::{ClientEvent, Ended};
+use crate::proto::clear::ClearOff;
 use crate::proto::{EntryError, EntryErrorCode, EntryPlace, EntryResult, Event, Kind, Totals};
 
 use super::amount;
@@ -216,6 +217,7 @@ impl CopyReporter {
                 let shown = self.paths.of_entry(*place, path);
                 self.warn(path, shown, text);
             }
+            Event::ClearOff(why) => self.warn(b"--clear", "--clear".to_owned(), clear_off(*why)),
             Event::Started
             | Event::Addresses(_)
             | Event::Asked { .. }
@@ -520,9 +522,25 @@ fn count(totals: &mut Totals, event: &Event) {
         | Event::Asked { .. }
         | Event::Announced { .. }
         | Event::Warning { .. }
+        | Event::ClearOff(_)
         | Event::Listing { .. }
         | Event::RoundTrips(_)
         | Event::Benched { .. } => {}
+    }
+}
+
+/// Why nothing goes in the clear, or nothing more, and what goes on.
+fn clear_off(why: ClearOff) -> &'static str {
+    match why {
+        ClearOff::NotAllowed => {
+            "the daemon allows no lanes in the clear, so that all goes encrypted; it does with `serve --allow-clear` and the option clear on this host's line of its authorized_peers"
+        }
+        ClearOff::NotHad => {
+            "no lane in the clear came to be, for TCP does not get through or somebody else answers on the way, so that all goes encrypted"
+        }
+        ClearOff::Altered => {
+            "DATA IN THE CLEAR WAS CHANGED ON THE WIRE; what was changed comes again encrypted, as does all that follows. Somebody on the way does that, or a broken switch or network card: do not trust this wire"
+        }
     }
 }
 

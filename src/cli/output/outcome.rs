@@ -244,7 +244,7 @@ impl Parties<'_> {
 
     fn unreachable(&self, kinds: LaneKinds, why: &str) -> Ending {
         let protocol = match kinds {
-            LaneKinds::Only(LaneKind::Tls) => "TCP",
+            LaneKinds::Only(LaneKind::Tls | LaneKind::Clear) => "TCP",
             LaneKinds::Only(LaneKind::Quic) | LaneKinds::Both => "UDP",
         };
         let (name, port) = self

@@ -95,6 +95,7 @@ impl Progress {
             | Event::Asked { .. }
             | Event::Placed { .. }
             | Event::Warning { .. }
+            | Event::ClearOff(_)
             | Event::Listing { .. }
             | Event::RoundTrips(_)
             | Event::Benched { .. } => {}

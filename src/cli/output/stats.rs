@@ -39,11 +39,12 @@ pub struct TransportFigures {
     pub retransmitted_packets: u64,
     pub cwnd_bytes: u64,
     /// Connections used: more than one when a lane neared its packet limit, and where there were
-    /// lanes of both kinds.
+    /// lanes of several kinds.
     pub lanes: u64,
     /// What crossed in lanes of each kind, with all that it takes.
     pub quic: CarriedFigures,
     pub tls: CarriedFigures,
+    pub clear: CarriedFigures,
     /// How often keys of TLS over TCP were renewed, in both directions.
     pub keys_renewed: u64,
     /// Mean packets per sendmsg.
@@ -82,6 +83,7 @@ impl From<&TransportStats> for TransportFigures {
             lanes: stats.lanes,
             quic: stats.quic.into(),
             tls: stats.tls.into(),
+            clear: stats.clear.into(),
             keys_renewed: stats.keys_renewed,
             gso_batch: stats.gso_batch_mean,
             gro_batch: stats.gro_batch_mean,
@@ -182,7 +184,7 @@ impl fmt::Display for Stats {
             writeln!(f, "ktls      {ktls}")?;
         }
         if let Some(t) = &self.transport {
-            for (name, kind) in [("quic", &t.quic), ("tls", &t.tls)] {
+            for (name, kind) in [("quic", &t.quic), ("tls", &t.tls), ("clear", &t.clear)] {
                 if kind.lanes > 0 {
                     let (sent, received) = (kind.sent_bytes, kind.received_bytes);
                     writeln!(

@@ -21,6 +21,8 @@ pub struct Rights {
     pub read: bool,
     pub write: bool,
     pub path: Option<Vec<u8>>,
+    /// Its files may travel in the clear, where the daemon allows it.
+    pub clear: bool,
 }
 
 /// Why a line authorises nobody.
@@ -68,12 +70,16 @@ pub fn read(bytes: &[u8]) -> Result<Option<PeerLine>, Problem> {
     let peer = first
         .parse()
         .map_err(|_| Problem::Fingerprint(what_is_wrong(first, text)))?;
-    let (mut access, mut path) = (None, None);
+    let (mut access, mut path, mut clear) = (None, None, false);
     for option in words.flat_map(|word| word.split(',')) {
         let rights = match option {
             "ro" => (true, false),
             "rw" => (true, true),
             "wo" => (false, true),
+            "clear" => {
+                clear = true;
+                continue;
+            }
             _ => match option.strip_prefix("path=") {
                 Some(sub) if path.is_none() => {
                     path = Some(sub_directory(sub)?);
@@ -90,7 +96,12 @@ pub fn read(bytes: &[u8]) -> Result<Option<PeerLine>, Problem> {
     let (read, write) = access.unwrap_or((true, true));
     Ok(Some(PeerLine {
         peer,
-        rights: Rights { read, write, path },
+        rights: Rights {
+            read,
+            write,
+            path,
+            clear,
+        },
     }))
 }
 
@@ -205,6 +216,7 @@ fn likely(word: &str) -> &'static str {
             "may be meant as wo"
         }
         "rw" | "wr" | "readwrite" | "full" | "all" => "may be meant as rw",
+        "clear" | "allowclear" | "plain" => "may be meant as clear",
         _ if word.contains(['=', ':', '/']) || letters.starts_with("path") => {
             "may be meant as path=SUB"
         }
@@ -227,7 +239,7 @@ impl fmt::Display for Problem {
                 };
                 write!(
                     f,
-                    "unknown option {shown:?}{cut}, which {}; options are ro, rw, wo and path=SUB; a comment begins with #",
+                    "unknown option {shown:?}{cut}, which {}; options are ro, rw, wo, clear and path=SUB; a comment begins with #",
                     likely(option)
                 )
             }

@@ -48,6 +48,32 @@ fn options_and_comments() {
     assert_eq!((rights(&policy, 6), rights(&policy, 9)), (None, None));
 }
 
+/// In the clear nobody's files travel whose line does not say so, `--allow` or not.
+#[test]
+fn only_a_line_lets_files_travel_in_the_clear() {
+    let text = format!(
+        "{} ro,clear\n{} rw\n{} clear\n{} Clear\n{} clear\n{}\n",
+        peer(1),
+        peer(2),
+        peer(3),
+        peer(4),
+        peer(5),
+        peer(5)
+    );
+    let (mut policy, bad) = parse(&text);
+    let lines: Vec<usize> = bad.iter().map(|bad| bad.line).collect();
+    assert_eq!(lines, [4, 6], "{bad:?}");
+    let clear = |policy: &Policy, byte| {
+        let found = policy.access(&peer(byte), Restrict::Nothing);
+        found.map(|found| found.clear)
+    };
+    let said = [1, 2, 3, 4, 5].map(|byte| clear(&policy, byte));
+    assert_eq!(said, [Some(true), Some(false), Some(true), None, None]);
+    [2, 3, 7].iter().for_each(|byte| policy.allow(peer(*byte)));
+    let allowed = [2, 3, 7].map(|byte| clear(&policy, byte));
+    assert_eq!(allowed, [Some(false), Some(true), Some(false)]);
+}
+
 /// What somebody might write who wants to grant less than everything, and what is no option.
 const NOT_UNDERSTOOD: &[&str] = &[
     "path:alice",

@@ -24,9 +24,10 @@ use super::goodput::DataWay;
 use super::lane::{ControlIn, Lane, LaneState};
 use super::ledger::{AddedLane, Ledger, MoverTold, OwnStreams};
 use super::mail::{LaneEnd, ToHome};
-use super::ports::{LaneClosed, LaneKey, LanesOutput, code};
+use super::ports::{DialKind, LaneClosed, LaneKey, LanesOutput, code};
 use super::{Course, JOIN_PAUSE, Lanes, LanesSide, MAX_ADDED, MAX_SERVED_ADDED, NO_SUCH_SESSION};
 use crate::ids::{Fingerprint, MoverId};
+use crate::proto::clear::ClearSecret;
 use crate::proto::wire::{LaneAccount, PrefaceKind, streams};
 use crate::proto::{Input, LostLane};
 
@@ -57,6 +58,8 @@ const UNREAD_MAX_BYTES: usize = 64 << 10;
 
 /// What was said of a lane.
 pub(super) enum LaneWord {
+    /// Lanes in the clear are no more.
+    Altered,
     /// It was taken over from before this was agreed on.
     Early(u32),
     Over(u32),
@@ -86,6 +89,12 @@ pub(super) struct Adding {
     /// As many at a time.
     most: usize,
     wish: Wish,
+    /// Client: those that are dialled are in the clear.
+    pub(super) clear: Option<ClearSecret>,
+    /// Client: the server took one that was.
+    pub(super) has_had_clear: bool,
+    /// What one of them carried was altered.
+    pub(super) was_altered: bool,
     /// When the last ones came to nothing: none is dialled before, and how long the next pause is.
     not_before: Option<Instant>,
     pause: Duration,
@@ -116,6 +125,9 @@ impl Adding {
             moved_bytes: 0,
             most,
             wish: Wish::Early,
+            clear: None,
+            has_had_clear: false,
+            was_altered: false,
             not_before: None,
             pause: JOIN_PAUSE,
             pause_max,
@@ -131,8 +143,9 @@ impl Adding {
     }
 
     /// Gives the lanes that were lost early.
-    pub fn agree(&mut self, sends: bool) -> Vec<u32> {
+    pub fn agree(&mut self, sends: bool, clear: Option<ClearSecret>) -> Vec<u32> {
         (self.is_agreed, self.sends) = (true, sends);
+        self.clear = clear;
         std::mem::take(&mut self.early)
     }
 
@@ -171,13 +184,6 @@ impl Adding {
         self.wish == Wish::Dialling
     }
 
-    /// The lane that was dialled is there, or nobody waits for it any more.
-    pub fn dial_ended(&mut self) {
-        if self.wish == Wish::Dialling {
-            self.wish = Wish::Open;
-        }
-    }
-
     pub fn next_number(&self) -> u32 {
         self.next_number
     }
@@ -189,10 +195,18 @@ impl Adding {
 
     /// The lane that was dialled did not come to be.
     pub fn dial_failed(&mut self, now: Instant) {
-        if self.wish == Wish::Dialling {
-            self.wish = Wish::Open;
+        if self.dial_ended() {
             self.rest(now, self.pause_max);
         }
+    }
+
+    /// The lane that was dialled is there, or nobody waits for it any more. False: none was.
+    pub fn dial_ended(&mut self) -> bool {
+        let is_due = self.is_dialling();
+        if is_due {
+            self.wish = Wish::Open;
+        }
+        is_due
     }
 
     /// No other lane is dialled for a while. Several that go together are one reason.
@@ -396,7 +410,7 @@ impl Lanes {
         }
     }
 
-    pub(super) fn dialled_to_add(&mut self, lane: LaneKey, peer: Fingerprint) {
+    pub(super) fn dialled_to_add(&mut self, lane: LaneKey, peer: Fingerprint, kind: DialKind) {
         if self.is_outpost() {
             return self.ask_home(lane, None, peer);
         }
@@ -409,18 +423,20 @@ impl Lanes {
             self.adding.rest(self.now, ADD_PAUSE_MAX);
         }
         let goes_on = self.course == Course::Running && !self.lanes.is_empty();
-        if !is_due || peer != self.peer || !goes_on {
+        let is_left = kind == DialKind::AddClear && self.adding.clear.is_none();
+        if !is_due || peer != self.peer || !goes_on || is_left {
             return self.close(lane, code::DONE, "");
         }
         let number = self.adding.next_number;
         let preface = self.preface_of(PrefaceKind::Add, number);
-        self.adopt_added(lane, number, Some(preface));
+        self.adopt_added(lane, (number, kind), Some(preface));
     }
 
     /// Server: a lane is added to a session that goes on, if it is none that is gone already.
-    pub(super) fn joins_added(&mut self, lane: LaneKey, number: u32, is_due: bool) {
-        match is_due && self.has_room_for(number) {
-            true => self.adopt_added(lane, number, None),
+    pub(super) fn joins_added(&mut self, lane: LaneKey, number: u32, is_due: bool, kind: DialKind) {
+        let is_left = kind == DialKind::AddClear && self.adding.was_altered;
+        match is_due && !is_left && self.has_room_for(number) {
+            true => self.adopt_added(lane, (number, kind), None),
             false => self.close(lane, code::NO_SESSION, NO_SUCH_SESSION),
         }
     }
@@ -444,9 +460,16 @@ impl Lanes {
         self.added.iter().find(is_it).map(|lane| lane.key)
     }
 
-    pub(super) fn adopt_added(&mut self, key: LaneKey, number: u32, preface: Option<Bytes>) {
+    pub(super) fn adopt_added(
+        &mut self,
+        key: LaneKey,
+        (number, kind): (u32, DialKind),
+        preface: Option<Bytes>,
+    ) {
         self.adding.use_up(number);
-        let lane = Lane::added(key, preface, AddedLane::new(number, self.now));
+        let is_clear = kind == DialKind::AddClear;
+        let lane = AddedLane::new(number, self.now, is_clear);
+        let lane = Lane::added(key, preface, lane);
         self.added.push(lane);
         let (lane, allowed) = (key, true);
         self.outputs
@@ -511,6 +534,7 @@ impl Lanes {
         } = added.ledger;
         let mut lost = LostLane {
             number,
+            altered: why == LaneClosed::Altered,
             ..LostLane::default()
         };
         if self.adding.sends {
@@ -532,6 +556,7 @@ impl Lanes {
             lost.below = theirs.below;
             lost.ended = theirs.ahead.into_iter().collect();
             lost.begun = begun;
+            lost.lately = theirs.lately.into_iter().collect();
             match self.is_outpost() {
                 true => {
                     let end = LaneEnd {

@@ -169,6 +169,10 @@ impl Lane {
         is_full || self.begun >= STREAMS_WORN || self.announced.is_some()
     }
 
+    pub fn is_clear(&self) -> bool {
+        self.added.as_ref().is_some_and(|added| added.is_clear)
+    }
+
     /// A data stream of ours has ended, or is lost.
     pub fn close_stream(&mut self, key: StreamKey, records: u32, has_ended: bool) {
         if let Some(ledger) = self.ledger_mut() {
@@ -243,6 +247,7 @@ impl Lane {
         if fin {
             bytes = streams::without_end(bytes)?;
         }
+        let is_clear = self.is_clear();
         let incoming = match self.incoming.entry(stream) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(fresh) => match bytes.first().copied() {
@@ -253,7 +258,7 @@ impl Lane {
                     if let Some(added) = self.added.as_ref().filter(|_| kind == streams::DATA) {
                         added.ledger.theirs.may_begin(stream)?;
                     }
-                    fresh.insert(Incoming::begun(kind, next)?)
+                    fresh.insert(Incoming::begun(kind, next, is_clear)?)
                 }
             },
         };
@@ -262,7 +267,7 @@ impl Lane {
                 let key = *key;
                 self.read += u32::from(fin);
                 if let Some(ledger) = self.ledger_mut().filter(|_| fin) {
-                    ledger.theirs.end(stream as u32);
+                    ledger.theirs.end(stream as u32, key);
                 }
                 self.carried.take_if(|ledger| ledger.is_full());
                 (fin || !bytes.is_empty()).then_some(Content { key, bytes, fin })
@@ -313,12 +318,15 @@ impl Lane {
 
 impl Incoming {
     /// What begins with this byte.
-    fn begun(kind: u8, next: &mut u64) -> Result<Incoming, WireError> {
+    fn begun(kind: u8, next: &mut u64, is_clear: bool) -> Result<Incoming, WireError> {
         match kind {
             streams::DATA => {
                 let key = StreamKey(*next);
                 *next = next.wrapping_add(1);
-                Ok(Incoming::Data(key))
+                Ok(Incoming::Data(match is_clear {
+                    true => key.in_the_clear(),
+                    false => key,
+                }))
             }
             streams::LANE_END => Ok(Incoming::LaneEnd(Vec::new())),
             other => Err(WireError::StreamType(other)),

@@ -1,6 +1,6 @@
 //! What each side knows of the data streams of a lane, to tell what was lost with it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use crate::ids::StreamKey;
@@ -20,6 +20,10 @@ const STREAMS_AHEAD: usize = 4096;
 /// A receiver sees streams in another order than that in which they end: by as many as a lane takes
 /// at a time, at most.
 const STREAMS_AHEAD_SEEN: u64 = 2 * STREAMS_AHEAD as u64;
+
+/// Streams that a session has not taken apart yet when it is told of their ends: no more than a
+/// lane over TCP has at a time.
+const LATELY_MAX: usize = 64;
 
 /// What an account of a lane would say, and what it would be held against.
 #[derive(Debug)]
@@ -50,6 +54,8 @@ impl Ledger {
 pub(super) struct AddedLane {
     pub ledger: Ledger,
     pub since: Instant,
+    /// Anybody on the wire may read it.
+    pub is_clear: bool,
     /// The transport says that another lane is to take over.
     pub is_worn: bool,
     /// Sender: what the lane's mover was told.
@@ -68,8 +74,9 @@ pub(super) enum MoverTold {
 }
 
 impl AddedLane {
-    pub fn new(number: u32, since: Instant) -> AddedLane {
+    pub fn new(number: u32, since: Instant, is_clear: bool) -> AddedLane {
         AddedLane {
+            is_clear,
             ledger: Ledger::new(number),
             since,
             is_worn: false,
@@ -164,6 +171,8 @@ pub(super) struct StreamsRead {
     pub below: u32,
     /// Beyond.
     pub ahead: BTreeSet<u32>,
+    /// Of a lane in the clear, the last.
+    pub lately: VecDeque<(u32, StreamKey)>,
 }
 
 impl StreamsRead {
@@ -179,7 +188,11 @@ impl StreamsRead {
         }
     }
 
-    pub fn end(&mut self, stream: u32) {
+    pub fn end(&mut self, stream: u32, key: StreamKey) {
+        if key.came_in_the_clear() {
+            self.lately.truncate(LATELY_MAX - 1);
+            self.lately.push_front((stream, key));
+        }
         self.ahead.insert(stream);
         while self.ahead.remove(&self.below) {
             self.below += 1;

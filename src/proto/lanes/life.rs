@@ -46,7 +46,7 @@ impl Lanes {
 
     pub(super) fn dialled(&mut self, lane: LaneKey, peer: Fingerprint, kind: DialKind) {
         match kind {
-            DialKind::Add => return self.dialled_to_add(lane, peer),
+            DialKind::Add | DialKind::AddClear => return self.dialled_to_add(lane, peer, kind),
             DialKind::TakeOver => return self.dialled_to_take_over(lane, peer),
             DialKind::Replace => {}
         }
@@ -68,6 +68,7 @@ impl Lanes {
         match kind {
             DialKind::Add if self.is_outpost() => return self.mail_home(ToHome::DialFailed),
             DialKind::Add => return self.adding.dial_failed(now),
+            DialKind::AddClear => return self.dial_in_the_clear_failed(now),
             DialKind::TakeOver => return self.dial_to_take_over_failed(now),
             DialKind::Replace => {}
         }
@@ -85,9 +86,9 @@ impl Lanes {
             DialKind::Add if self.is_outpost() => {
                 return self.ask_home(lane, Some(number), peer);
             }
-            DialKind::Add => {
+            DialKind::Add | DialKind::AddClear => {
                 let is_due = peer == self.peer && goes_on;
-                return self.joins_added(lane, number, is_due);
+                return self.joins_added(lane, number, is_due, kind);
             }
             DialKind::TakeOver => return self.joins_to_take_over(lane, number, peer),
             DialKind::Replace => {}
@@ -146,6 +147,7 @@ impl Lanes {
     /// A lane is no more. Unless its end was orderly, what was to come on it will not come again.
     pub(super) fn lane_lost(&mut self, now: Instant, key: LaneKey, why: LaneClosed) {
         if self.is_added(key) {
+            let why = self.judge_clear(now, key, why);
             return self.added_gone(now, key, why);
         }
         if self.forget_asking(key) {

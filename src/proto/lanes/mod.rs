@@ -27,6 +27,7 @@
 //! moves again. Some of them may be on other workers than the session (`outpost.rs`).
 
 mod added;
+mod clear;
 mod goodput;
 mod lane;
 mod ledger;
@@ -55,6 +56,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::clear::ClearOff;
 use super::session::Session;
 use super::wire::PrefaceKind;
 use super::{CancelReason, Input, Outcome, Output};
@@ -264,7 +266,7 @@ impl Lanes {
     /// (`outpost.rs`). The first of them joins next.
     pub fn outpost(now: Instant, session: Session, sends: bool, config: LanesConfig) -> Lanes {
         let mut lanes = Lanes::new(now, LanesSide::Outpost, session, config);
-        lanes.adding.agree(sends);
+        lanes.adding.agree(sends, None);
         lanes
     }
 
@@ -481,6 +483,7 @@ impl Lanes {
             // With the session's end nobody accounts for anything any more.
             match words.pop_front().filter(|_| self.is_on()) {
                 Some(LaneWord::Early(number)) => self.lose_early(number),
+                Some(LaneWord::Altered) => self.leave_clear(now, ClearOff::Altered),
                 Some(LaneWord::Over(number)) => self.lane_over(now, number),
                 Some(LaneWord::Account(account)) => self.lane_account(now, account),
                 None => return,
@@ -523,12 +526,13 @@ impl Lanes {
                     }
                 }
                 Output::Retired(mover) => self.mover_retired(mover),
-                Output::AddsLanes { sends } => {
-                    let early = self.adding.agree(sends);
+                Output::AddsLanes { sends, clear } => {
+                    let early = self.adding.agree(sends, clear);
                     self.outputs.push_back(LanesOutput::TakesOutposts { sends });
                     words.extend(early.into_iter().map(LaneWord::Early));
                     self.count_moved(0);
                 }
+                Output::Altered => words.push_back(LaneWord::Altered),
                 Output::LaneOver(number) => words.push_back(LaneWord::Over(number)),
                 Output::LaneAccount(account) => words.push_back(LaneWord::Account(account)),
                 Output::ToOutpost(to, order) => self.mail_outpost(to, ToOutpost::Movers(order)),

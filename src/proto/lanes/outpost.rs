@@ -241,8 +241,17 @@ impl Lanes {
         true
     }
 
-    /// Client: has another lane dialled, where there are fewest.
+    /// Client: has another lane dialled, where there are fewest; in the clear at home, which alone
+    /// knows when all of them are to end.
     pub(super) fn dial_added(&mut self) {
+        if let Some(secret) = self.adding.clear {
+            let lane = self.adding.next_number();
+            return self.outputs.push_back(LanesOutput::DialClear {
+                session: self.id,
+                lane,
+                secret: secret.of_lane(lane),
+            });
+        }
         let Some(worker) = self.away.least_busy(self.workers, self.added.len()) else {
             let kind = DialKind::Add;
             return self.outputs.push_back(LanesOutput::Dial { kind });
@@ -309,9 +318,9 @@ impl Lanes {
                 match self.asking.lanes.pop_front().flatten() {
                     Some(lane) if self.asking.dials => {
                         let preface = self.preface_of(PrefaceKind::Add, number);
-                        self.adopt_added(lane, number, Some(preface));
+                        self.adopt_added(lane, (number, DialKind::Add), Some(preface));
                     }
-                    Some(lane) => self.adopt_added(lane, number, None),
+                    Some(lane) => self.adopt_added(lane, (number, DialKind::Add), None),
                     None => self.never_came(now, number),
                 }
             }

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::mail::{ToHome, ToOutpost};
-use crate::ids::{Fingerprint, OpId, WorkerId};
+use crate::ids::{Fingerprint, OpId, SessionId, WorkerId};
+use crate::proto::clear::ClearSecret;
 use crate::proto::{
     CancelReason, DiskDone, DiskError, DiskOp, Event, Outcome, Payload, SessionError,
 };
@@ -38,10 +39,19 @@ pub enum DialKind {
     Replace,
     /// It carries data beside that one, and may be of another kind of transport.
     Add,
+    /// As Add, in the clear.
+    AddClear,
     /// It carries control from where the peer stopped reading, for the lane that did so is silent
     /// or cut (`takeover.rs`): of the other kind of transport, and where that comes to nothing of
     /// the same.
     TakeOver,
+}
+
+impl DialKind {
+    /// It carries data beside the lane that carries control.
+    pub fn is_added(self) -> bool {
+        matches!(self, DialKind::Add | DialKind::AddClear)
+    }
 }
 
 /// What the transport, the disk, the user and time tell the lanes of a session.
@@ -151,6 +161,8 @@ pub enum LaneClosed {
     /// Nobody closed it: what carried it broke, and what it carried may go on elsewhere. Or the
     /// peer said [`code::TAKEN_OVER`], which means the same.
     Cut,
+    /// What came on it, which was in the clear, is not what was sent, as one side says.
+    Altered,
     Otherwise,
 }
 
@@ -186,6 +198,12 @@ pub enum LanesOutput {
     /// [`LanesInput::Dialled`] or [`LanesInput::DialFailed`] of the same kind, at any time; at most
     /// one of each kind is asked for at a time.
     Dial { kind: DialKind },
+    /// Client: the same for [`DialKind::AddClear`], which is admitted as this lane by this secret.
+    DialClear {
+        session: SessionId,
+        lane: u32,
+        secret: ClearSecret,
+    },
     /// A lane carries control in place of one that was silent, or cut: the peer agrees.
     TakenOver { lane: LaneKey },
     /// Close this lane's connection. It is none of the session's any more.
@@ -232,4 +250,5 @@ pub mod code {
     pub const TOO_MUCH: u64 = 9;
     pub const UNAVAILABLE: u64 = 10;
     pub const TAKEN_OVER: u64 = 11;
+    pub const ALTERED: u64 = 12;
 }

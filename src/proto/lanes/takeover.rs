@@ -433,7 +433,10 @@ impl Lanes {
                 self.lanes.clear();
                 self.next_number -= 1;
             }
-            LaneClosed::NoSession | LaneClosed::Replaced | LaneClosed::Otherwise => return false,
+            LaneClosed::NoSession
+            | LaneClosed::Replaced
+            | LaneClosed::Altered
+            | LaneClosed::Otherwise => return false,
         }
         let wait = match self.is_client() {
             true => self.handshake * TAKEOVER_DIALS,

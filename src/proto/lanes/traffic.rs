@@ -206,7 +206,10 @@ impl Lanes {
             return;
         };
         match stream {
-            LaneStream::Control => lane.control_out = ControlOut::Arrived,
+            LaneStream::Control => {
+                lane.control_out = ControlOut::Arrived;
+                self.adding.has_had_clear |= lane.is_clear();
+            }
             LaneStream::OneWay(_) => lane.state = LaneState::Arrived,
         }
     }

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::ids::{CopyId, PATH_MAX_BYTES, WorkerId};
 use crate::proto::bench::{Bench, BenchRole, MAX_BENCH};
+use crate::proto::clear::{ClearOff, ClearSecret};
 use crate::proto::errors::{Violation, not_allowed, violation};
 use crate::proto::path::own_name;
 use crate::proto::place::TargetPlace;
@@ -60,6 +61,7 @@ impl Session {
             disk_ended: 0,
             adds_lanes: false,
             is_asked_addresses: false,
+            clear: None,
             now,
             end: End::No,
             #[cfg(test)]
@@ -92,6 +94,7 @@ impl Session {
             disk_ended: 0,
             adds_lanes: false,
             is_asked_addresses: false,
+            clear: None,
             now,
             end: End::No,
             #[cfg(test)]
@@ -125,6 +128,7 @@ impl Session {
             disk_ended: 0,
             adds_lanes: true,
             is_asked_addresses: false,
+            clear: None,
             now,
             end: End::No,
             #[cfg(test)]
@@ -160,6 +164,7 @@ impl Session {
             adds_lanes: self.limits.adds_lanes && is_transfer,
             asks_addresses: self.limits.asks_addresses && is_transfer,
             takes_kept: is_pull,
+            clear: self.limits.clear.is_wanted() && is_transfer,
         });
         if paths_fit && few && wire::fits(&message) {
             self.ports.message(&message);
@@ -206,6 +211,7 @@ impl Session {
                 true => self.limits.addresses.to_vec(),
                 false => Vec::new(),
             },
+            clear: self.clear,
         }));
         self.ports.event(Event::Started);
         self.say_adds_lanes();
@@ -214,7 +220,8 @@ impl Session {
     /// Lanes may be added from now on, if both sides know how.
     fn say_adds_lanes(&mut self) {
         if self.adds_lanes {
-            self.ports.adds_lanes(matches!(self.role, Role::Send(_)));
+            let sends = matches!(self.role, Role::Send(_));
+            self.ports.adds_lanes(sends, self.clear);
         }
     }
 
@@ -246,6 +253,8 @@ impl Session {
         );
         self.adds_lanes = self.limits.adds_lanes && hello.adds_lanes && is_transfer;
         self.is_asked_addresses = hello.asks_addresses && is_transfer;
+        let answer = self.limits.clear.answer(hello.clear);
+        self.clear = answer.filter(|_| self.adds_lanes);
         self.ports.event(asked(&hello.request));
         if let Some(refusal) = refusal(&hello.request, grant) {
             self.refuse(refusal);
@@ -381,6 +390,7 @@ impl Session {
         let asked = matches!(&self.role, Role::Receive(_))
             || matches!(&self.stage, Stage::AwaitWelcome { send: Some(_) });
         self.adds_lanes = self.limits.adds_lanes && welcome.adds_lanes && asked;
+        self.welcome_in_the_clear(welcome.clear);
         let before = std::mem::replace(&mut self.stage, Stage::Running);
         if let Stage::AwaitWelcome {
             send: Some(sources),
@@ -397,6 +407,15 @@ impl Session {
         }
         self.say_adds_lanes();
         Ok(())
+    }
+
+    /// Client: whether the server lets lanes in the clear in.
+    fn welcome_in_the_clear(&mut self, secret: Option<ClearSecret>) {
+        let is_wanted = self.limits.clear.is_wanted();
+        self.clear = secret.filter(|_| is_wanted && self.adds_lanes);
+        if is_wanted && self.clear.is_none() {
+            self.ports.event(Event::ClearOff(ClearOff::NotAllowed));
+        }
     }
 
     fn sender_config(

@@ -47,6 +47,7 @@ fn limits() -> Limits {
         keeps_digests: false,
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
+        clear: ClearLanes::Off,
     }
 }
 
@@ -79,6 +80,7 @@ fn hello(version: u16, request: WireRequest) -> Message {
         adds_lanes: false,
         asks_addresses: false,
         takes_kept: false,
+        clear: false,
     })
 }
 
@@ -90,6 +92,7 @@ fn welcome() -> Message {
         place: None,
         adds_lanes: false,
         addresses: Vec::new(),
+        clear: None,
     })
 }
 
@@ -174,6 +177,8 @@ struct Bench {
     disk: Vec<(OpId, DiskOp)>,
     events: Vec<Event>,
     outcome: Option<Outcome>,
+    /// Lanes in the clear are said to be altered.
+    is_altered: bool,
 }
 
 impl Bench {
@@ -187,6 +192,7 @@ impl Bench {
             disk: vec![],
             events: vec![],
             outcome: None,
+            is_altered: false,
         };
         bench.drain();
         bench
@@ -218,6 +224,7 @@ impl Bench {
                 | Output::Piece { .. }
                 | Output::TakesData(_)
                 | Output::AnswersMax(_) => {}
+                Output::Altered => self.is_altered = true,
                 Output::Copy(_) => panic!("this lane leads to another host"),
                 Output::Disk { op, cmd } => self.disk.push((op, cmd)),
                 Output::Event(event) => self.events.push(event),
@@ -263,6 +270,38 @@ impl Bench {
             other => panic!("not refused: {other:?}"),
         }
     }
+}
+
+/// A server that lets clients have lanes in the clear hears a push of one that asked for them, or
+/// did not, and that a lane was altered.
+fn hears_of_an_altered_lane(clear: bool) -> bool {
+    let now = epoch();
+    let limits = Limits {
+        adds_lanes: true,
+        clear: ClearLanes::Allowed(ClearSecret([4; 32])),
+        ..limits()
+    };
+    let mut server = Bench::new(now, Session::server(now, BOTH, limits));
+    let Message::Hello(hello) = hello(VERSION, wire_push()) else {
+        unreachable!("it is one");
+    };
+    server.hear(Message::Hello(Hello {
+        adds_lanes: true,
+        clear,
+        ..hello
+    }));
+    // What of the target's place there is.
+    server.answer(Err(ENOENT));
+    let (lane, altered) = (0, true);
+    server.hear(Message::LaneOver { lane, altered });
+    assert_eq!(server.outcome, None);
+    server.is_altered
+}
+
+#[test]
+fn nothing_is_altered_where_nothing_goes_in_the_clear() {
+    assert!(hears_of_an_altered_lane(true));
+    assert!(!hears_of_an_altered_lane(false));
 }
 
 #[test]

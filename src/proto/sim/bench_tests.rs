@@ -104,6 +104,7 @@ impl Side {
                 Output::Stays(_)
                 | Output::Retired(_)
                 | Output::AddsLanes { .. }
+                | Output::Altered
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_)
                 | Output::ToOutpost(..)
@@ -291,6 +292,7 @@ fn hello(mode: BenchMode, milliseconds: u64, streams: Option<u8>) -> Message {
         adds_lanes: false,
         asks_addresses: false,
         takes_kept: false,
+        clear: false,
     })
 }
 
@@ -321,6 +323,7 @@ fn welcomed(work: BenchWork) -> (Side, Instant) {
         place: None,
         adds_lanes: false,
         addresses: Vec::new(),
+        clear: None,
     };
     client.hear(now, &Message::Welcome(welcome));
     (client, now)
@@ -510,6 +513,7 @@ fn data_may_be_faster_than_the_welcome() {
         place: None,
         adds_lanes: false,
         addresses: Vec::new(),
+        clear: None,
     };
     client.hear(now, &Message::Welcome(welcome));
     client.hear(now, &Message::BenchEnd { bytes: 7 });

@@ -339,6 +339,7 @@ fn drain(
             | Output::Stays(_)
             | Output::Retired(_)
             | Output::AddsLanes { .. }
+            | Output::Altered
             | Output::LaneOver(_)
             | Output::LaneAccount(_)
             | Output::ToOutpost(..)
@@ -428,6 +429,7 @@ fn hello() -> Hello {
         adds_lanes: false,
         asks_addresses: false,
         takes_kept: false,
+        clear: false,
     }
 }
 
@@ -539,6 +541,7 @@ fn sender_takes(limits: Limits, size_bytes: u64, mtime: Mtime, verdicts: Vec<Ver
             place: None,
             adds_lanes: false,
             addresses: Vec::new(),
+            clear: None,
         })),
     );
     let (mut batches, mut reads) = (verdicts.chunks(1), 0);

@@ -164,6 +164,7 @@ impl Hostile {
                     place: None,
                     adds_lanes: true,
                     addresses: Vec::new(),
+                    clear: None,
                 }));
             }
         };
@@ -179,6 +180,7 @@ impl Hostile {
             adds_lanes: true,
             asks_addresses: false,
             takes_kept,
+            clear: false,
         }));
     }
 
@@ -521,7 +523,10 @@ impl Hostile {
             }
             23 => {
                 let lane = self.rng.pick(&[0, 1, u32::MAX]);
-                self.say(&Message::LaneOver { lane })
+                self.say(&Message::LaneOver {
+                    lane,
+                    altered: false,
+                })
             }
             24 => self.account_wrongly(),
             _ => self.input(Input::Cancel(CancelReason::User)),
@@ -558,6 +563,7 @@ impl Hostile {
             below,
             parts,
             more,
+            altered: false,
         }));
     }
 
@@ -609,8 +615,8 @@ impl Hostile {
             match output {
                 Output::Control(bytes) => self.listen(bytes),
                 Output::TakesData(takes_data) => self.takes_data = takes_data,
-                Output::AddsLanes { sends: true } => self.add_lanes(),
-                Output::AddsLanes { sends: false } => {}
+                Output::AddsLanes { sends: true, .. } => self.add_lanes(),
+                Output::AddsLanes { sends: false, .. } | Output::Altered => {}
                 Output::LaneOver(number) => self.lane_over(number),
                 Output::LaneAccount(account) => self.lane_account(&account),
                 Output::ToOutpost(..) | Output::ToHome(_) => panic!("one worker is all"),

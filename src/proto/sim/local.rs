@@ -124,6 +124,7 @@ impl LocalWorld {
                 Output::Stays(_)
                 | Output::Retired(_)
                 | Output::AddsLanes { .. }
+                | Output::Altered
                 | Output::LaneOver(_)
                 | Output::LaneAccount(_)
                 | Output::ToOutpost(..)

@@ -14,6 +14,7 @@ use super::world::{CLIENT, SERVER, World};
 use crate::ids::CopyId;
 use crate::proto::Carriage;
 use crate::proto::chunk::chunk_len_bytes;
+use crate::proto::clear::ClearLanes;
 use crate::proto::integrity::Tree;
 use crate::proto::journal::Journal;
 use crate::proto::parallel::ParallelTransferConfig;
@@ -358,6 +359,7 @@ pub fn limits(rng: &mut Rng) -> Limits {
         keeps_digests,
         asks_addresses: false,
         addresses: std::sync::Arc::default(),
+        clear: ClearLanes::Off,
     }
 }
 

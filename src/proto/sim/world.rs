@@ -368,6 +368,7 @@ impl World {
                 Output::Stays(_) | Output::Retired(_) | Output::AddsLanes { .. } => {}
                 Output::LaneOver(_)
                 | Output::LaneAccount(_)
+                | Output::Altered
                 | Output::ToOutpost(..)
                 | Output::ToHome(_) => {
                     panic!("an account of lanes that nobody added")
@@ -424,7 +425,9 @@ impl World {
             handles, limits, ..
         } = &self.sides[side];
         let (data, seen) = match payload {
-            Payload::Bytes(bytes) => (Emitted::Bytes(bytes.clone()), bytes),
+            Payload::Bytes(bytes) | Payload::FileData(bytes) => {
+                (Emitted::Bytes(bytes.clone()), bytes)
+            }
             Payload::Range {
                 file,
                 offset,

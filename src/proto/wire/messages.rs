@@ -10,6 +10,7 @@ use minicbor::{Decode, Encode};
 
 use super::{MAX_TEXT_BYTES, cbor};
 use crate::ids::EntryId;
+use crate::proto::clear::ClearSecret;
 use crate::proto::place::TargetPlace;
 use crate::proto::{CancelReason, EntryError, Kind, Meta, Mtime, ObjectId, SessionError};
 
@@ -162,6 +163,9 @@ pub enum Message {
     LaneOver {
         #[n(0)]
         lane: u32,
+        /// It was in the clear, and what came on it is not what the receiver sent.
+        #[cbor(n(1), default)]
+        altered: bool,
     },
     /// Receiver to sender, once of each added lane: what of it was taken.
     #[n(24)]
@@ -193,6 +197,9 @@ pub struct LaneAccount {
     /// Another account of the same lane follows, with parts of younger streams.
     #[cbor(n(3), default)]
     pub more: bool,
+    /// It was in the clear, and what came on it is not what the sender sent.
+    #[cbor(n(4), default)]
+    pub altered: bool,
 }
 
 /// What was taken of a data stream.
@@ -236,6 +243,9 @@ pub struct Hello {
     /// The client takes chunks whose values a sending server remembers.
     #[cbor(n(9), default)]
     pub takes_kept: bool,
+    /// The client wants lanes in the clear.
+    #[cbor(n(10), default)]
+    pub clear: bool,
 }
 
 impl Hello {
@@ -348,6 +358,9 @@ pub struct Welcome {
     /// Where it can be reached, too, if the client asked: at most [`super::MAX_ADDRESSES`].
     #[cbor(n(5), with = "cbor::addresses", default)]
     pub addresses: Vec<IpAddr>,
+    /// What lets lanes in the clear in, if the client wants them and may have them.
+    #[n(6)]
+    pub clear: Option<ClearSecret>,
 }
 
 /// Where a receiver's target is; understood on the same host only.

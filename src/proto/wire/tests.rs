@@ -8,6 +8,7 @@ use minicbor::Encoder;
 use super::*;
 use crate::ids::{ChunkIndex, EntryId};
 use crate::proto::chunk::SMALL_MAX_BYTES;
+use crate::proto::clear::ClearSecret;
 use crate::proto::errno::ENOSPC;
 use crate::proto::{
     CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime, ObjectId,
@@ -126,6 +127,7 @@ fn every_message() -> Vec<Message> {
                 adds_lanes: false,
                 asks_addresses: false,
                 takes_kept: false,
+                clear: true,
             })
         })
         .collect();
@@ -175,7 +177,16 @@ fn welcome() -> Message {
         place: Some(place),
         adds_lanes: false,
         addresses: Vec::new(),
+        clear: Some(ClearSecret([3; 32])),
     })
+}
+
+/// Messages go into logs and panics as they are.
+#[test]
+fn a_secret_is_in_nobodys_log() {
+    let said = format!("{:?}", welcome());
+    assert!(said.contains("ClearSecret"), "{said}");
+    assert!(!said.contains("3, 3, 3"), "{said}");
 }
 
 fn messages_after_hello() -> Vec<Message> {
@@ -235,10 +246,13 @@ fn messages_of_few() -> Vec<Message> {
             first: 7,
             count: u32::MAX,
         },
-        Message::LaneOver { lane: u32::MAX },
         Message::Again {
             entry: EntryId(9),
             chunk: u32::MAX,
+        },
+        Message::LaneOver {
+            lane: u32::MAX,
+            altered: true,
         },
         Message::LaneAccount(LaneAccount {
             lane: 3,
@@ -254,6 +268,7 @@ fn messages_of_few() -> Vec<Message> {
                 },
             ],
             more: true,
+            altered: false,
         }),
         Message::BenchEnd { bytes: u64::MAX },
         Message::Echo {

@@ -21,7 +21,6 @@ use super::event_loop::Loop;
 use super::lane::{Errand, LanePhase, TransferLane};
 use super::stats::Batches;
 use crate::budget::MAX_LANES_PER_PEER;
-use crate::config::LaneKind;
 use crate::ids::Fingerprint;
 use crate::proto::lanes::{DialKind, Newcomer};
 use crate::quic::{Conn, Connect, Router, Setup};
@@ -151,8 +150,8 @@ impl Connections {
     /// Handshakes of lanes that were to be added to a session, or to take over, are over with the
     /// next turn.
     pub(crate) fn give_up_adding(&mut self, io: &mut Loop, session: usize) {
-        let errands =
-            [DialKind::Add, DialKind::TakeOver].map(|kind| Errand::Join { session, kind });
+        let errands = [DialKind::Add, DialKind::AddClear, DialKind::TakeOver];
+        let errands = errands.map(|kind| Errand::Join { session, kind });
         let is_one = |errand: Errand| errands.contains(&errand);
         let is_it =
             |(_, found): &(usize, &mut Connection)| found.app.dialled_for().is_some_and(is_one);
@@ -218,7 +217,7 @@ impl Connections {
         let (mut all, mut over_tcp) = (0, 0);
         for (_, connection) in theirs {
             all += 1;
-            over_tcp += u64::from(connection.conn.kind() == LaneKind::Tls);
+            over_tcp += u64::from(connection.conn.kind().is_over_tcp());
         }
         let most = io.shared.descriptors.of_one_peer();
         match over_tcp {

@@ -13,7 +13,7 @@ use super::tcp_link::TcpLink;
 use super::transport::Transport;
 use crate::budget::{MAX_CONNECTIONS_PER_WORKER, MAX_HANDSHAKES_PER_ADDRESS, Promise};
 use crate::config::LaneKind;
-use crate::tcp::{TcpConn, TcpSetup, TcpWindows};
+use crate::tcp::{ClearPass, TcpConn, TcpSetup, TcpWindows};
 use crate::worker::event_loop::Loop;
 use crate::worker::handed_over::HandedStream;
 use crate::worker::lane::Errand;
@@ -102,14 +102,15 @@ impl Connections {
         }
     }
 
-    /// Begins one of ours over TCP, as [`Connections::dial`] does over UDP.
+    /// Begins one of ours over TCP, as [`Connections::dial`] does over UDP; with a pass, without
+    /// TLS.
     ///
     /// # Errors
     /// There is no way there, in words.
     pub(crate) fn dial_stream(
         &mut self,
         io: &mut Loop,
-        setup: &TcpSetup,
+        (setup, pass): (&TcpSetup, Option<ClearPass>),
         to: StreamTo,
         errand: Errand,
     ) -> Result<(), String> {
@@ -124,7 +125,11 @@ impl Connections {
         let promise = budget.promise_window();
         budget.end_promise(promise);
         let granted_bytes = budget.grant_window(promise);
-        let conn = TcpConn::connect(setup, windows(io, promise), io.now);
+        let windows = windows(io, promise);
+        let conn = match pass {
+            Some(pass) => TcpConn::connect_clear(setup, pass, windows, io.now),
+            None => TcpConn::connect(setup, windows, io.now),
+        };
         let link = link(io, conn, id, true);
         let app = App::Undecided(Handshake::Dialled(errand));
         let mut connection = Connection::new(io, Transport::Tcp(Box::new(link)), to.peer, app);

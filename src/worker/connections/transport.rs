@@ -9,6 +9,7 @@ use super::tcp_link::TcpLink;
 use crate::config::LaneKind;
 use crate::ids::Fingerprint;
 use crate::quic::{Alpn, CloseReason, Conn, ConnState, PathSnapshot};
+use crate::tcp::ClearLane;
 
 /// A connection's way to its peer. What only one kind has is asked of that kind.
 pub(crate) enum Transport {
@@ -30,6 +31,7 @@ impl Transport {
     pub(crate) fn kind(&self) -> LaneKind {
         match self {
             Transport::Quic(_) => LaneKind::Quic,
+            Transport::Tcp(link) if link.conn.is_clear() => LaneKind::Clear,
             Transport::Tcp(_) => LaneKind::Tls,
         }
     }
@@ -191,6 +193,14 @@ impl Transport {
         }
     }
 
+    /// Which lane it is, if it goes without TLS.
+    pub(crate) fn clear_lane(&self) -> Option<ClearLane> {
+        match self {
+            Transport::Quic(_) => None,
+            Transport::Tcp(link) => link.conn.clear_lane(),
+        }
+    }
+
     /// Takes what there is room for, and gives the rest back.
     ///
     /// # Errors
@@ -204,6 +214,21 @@ impl Transport {
         match self {
             Transport::Quic(link) => link.conn.send(stream, data, fin).map_err(|_| NoStream),
             Transport::Tcp(link) => link.conn.send(stream, data, fin).map_err(|_| NoStream),
+        }
+    }
+
+    /// The same with data of a file, whose digest follows.
+    ///
+    /// # Errors
+    /// As of [`Transport::send`].
+    pub(crate) fn send_bulk(
+        &mut self,
+        stream: u64,
+        data: Bytes,
+    ) -> Result<Option<Bytes>, NoStream> {
+        match self {
+            Transport::Quic(link) => link.conn.send(stream, data, false).map_err(|_| NoStream),
+            Transport::Tcp(link) => link.conn.send_bulk(stream, data).map_err(|_| NoStream),
         }
     }
 

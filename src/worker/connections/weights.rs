@@ -145,7 +145,7 @@ impl Connections {
 
     /// One was accepted.
     pub(super) fn handshake_begun(&mut self, io: &Loop, kind: LaneKind) {
-        if kind == LaneKind::Tls {
+        if kind.is_over_tcp() {
             io.shared.descriptors.stranger_came();
         }
         self.weights.handshaking += 1;
@@ -170,7 +170,7 @@ impl Connections {
         let App::Undecided(Handshake::Accepted { promise }) = connection.app else {
             return;
         };
-        if connection.conn.kind() == LaneKind::Tls {
+        if connection.conn.kind().is_over_tcp() {
             io.shared.descriptors.stranger_went();
         }
         self.weights.handshaking -= 1;
@@ -233,9 +233,7 @@ impl Connections {
 
     /// The same of descriptors.
     pub(crate) fn oldest_stream_of_the_crowd(&self, io: &mut Loop) -> Option<usize> {
-        self.oldest_of_the_greediest(io, |found| {
-            (found.conn.kind() == LaneKind::Tls).then_some(1)
-        })
+        self.oldest_of_the_greediest(io, |found| (found.conn.kind().is_over_tcp()).then_some(1))
     }
 
     /// `takes`: how much of what is short.

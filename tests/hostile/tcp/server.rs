@@ -224,6 +224,7 @@ fn welcomes_and_does_nothing(stream: TcpStream, identity: &Identity) {
             place: None,
             adds_lanes: false,
             addresses: Vec::new(),
+            clear: None,
         }));
     }
     while !peer.is_over() {

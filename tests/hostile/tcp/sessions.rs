@@ -331,7 +331,10 @@ pub fn accounts(scene: &Scene) {
     const WORDS: u32 = 200_000;
     // A receiver is told that lanes are over, and answers each with an account.
     let mut peer = scene.tls_push(id(1));
-    let over = |lane| Message::LaneOver { lane };
+    let over = |lane| Message::LaneOver {
+        lane,
+        altered: false,
+    };
     flood(&mut peer, WORDS, over);
     println!(
         "lanes that are over: {} MiB",
@@ -356,6 +359,7 @@ pub fn accounts(scene: &Scene) {
             below: 0,
             parts: Vec::new(),
             more: false,
+            altered: false,
         })
     };
     flood(&mut peer, WORDS, account);

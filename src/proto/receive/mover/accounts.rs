@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::ReceiveMover;
+use crate::ids::StreamKey;
 use crate::proto::LostLane;
 use crate::proto::wire::{LaneAccount, LanePart, MAX_ITEMS};
 
@@ -52,12 +53,22 @@ impl ReceiveMover {
     }
 
     fn drop_lane(&mut self, lost: &LostLane) {
-        let ended = lost.ended.iter().map(|stream| LanePart {
-            stream: *stream,
+        // What was read to its end may have turned out altered in the middle.
+        let altered = lost.lately.iter().copied();
+        let altered = altered.filter(|(_, key)| self.was_altered(*key));
+        let altered: Vec<(u32, StreamKey)> = altered.collect();
+        let is_whole = |stream: &u32| !altered.iter().any(|(it, _)| it == stream);
+        let first = altered.iter().map(|(stream, _)| *stream).min();
+        let below = first.map_or(lost.below, |first| lost.below.min(first));
+        let ended = lost.ended.iter().copied().chain(below..lost.below);
+        let ended = ended.filter(is_whole).map(|stream| LanePart {
+            stream,
             records: None,
         });
         let mut parts: Vec<LanePart> = ended.collect();
-        for (stream, key) in &lost.begun {
+        let mut streams = lost.begun.iter().chain(&altered);
+        let is_altered = lost.altered || streams.any(|(_, key)| self.was_altered(*key));
+        for (stream, key) in lost.begun.iter().chain(&altered) {
             let records = self.drop_stream(*key);
             if records > 0 {
                 let (stream, records) = (*stream, Some(records));
@@ -65,7 +76,7 @@ impl ReceiveMover {
             }
         }
         parts.sort_unstable_by_key(|part| part.stream);
-        let (lane, below) = (lost.number, lost.below);
+        let lane = lost.number;
         while parts.len() > MAX_ITEMS {
             let rest = parts.split_off(MAX_ITEMS);
             self.accounts.due.push_back(LaneAccount {
@@ -73,6 +84,7 @@ impl ReceiveMover {
                 below,
                 parts: std::mem::replace(&mut parts, rest),
                 more: true,
+                altered: is_altered,
             });
         }
         self.accounts.due.push_back(LaneAccount {
@@ -80,6 +92,7 @@ impl ReceiveMover {
             below,
             parts,
             more: false,
+            altered: is_altered,
         });
     }
 }

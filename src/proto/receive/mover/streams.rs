@@ -38,6 +38,8 @@ pub(super) struct DataStream {
     piece: Option<usize>,
     /// Whole ones so far.
     records: u32,
+    /// What came of the record that it is in is not what was sent: nothing more of it counts.
+    is_altered: bool,
 }
 
 /// Bytes of a data stream.
@@ -149,6 +151,10 @@ impl ReceiveMover {
             fin,
         } = arrived;
         let mut stream = self.streams.remove(&key).unwrap_or_default();
+        if stream.is_altered {
+            self.streams.insert(key, stream);
+            return Ok(());
+        }
         if self.streams.len() >= MAX_STREAMS {
             return violation("too many data streams at once");
         }
@@ -172,6 +178,14 @@ impl ReceiveMover {
                     self.begin_hole(ports, key, len_bytes);
                     return Ok(());
                 }
+                Record::End { status, digest }
+                    if key.came_in_the_clear() && self.is_altered(&stream.body, status, digest) =>
+                {
+                    stream.is_altered = true;
+                    self.streams.insert(key, stream);
+                    ports.altered();
+                    return Ok(());
+                }
                 Record::End { status, digest } => {
                     stream.records += 1;
                     let body = std::mem::take(&mut stream.body);
@@ -191,6 +205,24 @@ impl ReceiveMover {
             self.streams.insert(key, stream);
         }
         Ok(())
+    }
+
+    /// Whether data of a file is not what its sender sent.
+    fn is_altered(&self, body: &Body, status: RecordStatus, digest: Digest) -> bool {
+        let Body::Chunk { chunk, hasher, .. } = body else {
+            return false;
+        };
+        // Data that nobody wants any more is not hashed.
+        let entry = self.chunks[*chunk].entry;
+        let is_open = self.is_part_open(entry);
+        is_open && status != RecordStatus::SourceFailed && hasher.finish() != digest
+    }
+
+    /// What came on a stream is not what was sent.
+    pub(super) fn was_altered(&self, key: StreamKey) -> bool {
+        self.streams
+            .get(&key)
+            .is_some_and(|stream| stream.is_altered)
     }
 
     /// What a stream brought waits.
@@ -382,6 +414,10 @@ impl ReceiveMover {
             hole_bytes: 0,
             hasher,
         }
+    }
+
+    fn is_part_open(&self, entry: EntryId) -> bool {
+        matches!(self.taking.get(&entry), Some(Taking::Part(taking)) if !taking.is_left)
     }
 
     /// The partial file that data of an entry still goes into.

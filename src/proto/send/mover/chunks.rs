@@ -384,7 +384,7 @@ impl SendMover {
                 offset: start + job.emitted_bytes,
                 len_bytes: len,
             },
-            false => Payload::Bytes(data),
+            false => Payload::FileData(data),
         };
         job.emitted_bytes += len;
         job.data_bytes += len;

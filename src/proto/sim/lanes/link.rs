@@ -70,6 +70,8 @@ pub struct Link {
     most_streams: usize,
     /// Bytes that are offered are refused for good, in percent: the peer does not want the stream.
     pub refuses: u64,
+    /// What arrived is read together, the end of a stream with its last bytes.
+    pub reads_together: bool,
     /// Nothing arrives any more, and who noticed.
     pub cut: bool,
     /// It was cut, and both sides are told of that by their kernels.
@@ -114,6 +116,7 @@ impl Link {
             // As many as a sender has at a time, at least.
             most_streams: rng.pick(&[18, 40]),
             refuses: 0,
+            reads_together: false,
             cut: false,
             is_reset: false,
             is_stalled: false,
@@ -267,9 +270,14 @@ impl Link {
             true => most,
             false => 1 + rng.below(most.min(front.len())),
         };
-        let piece = front.split_to(len.min(front.len()));
+        let mut piece = front.split_to(len.min(front.len()));
         if !front.is_empty() {
             flow.arrived.push_front(front);
+        } else if self.reads_together && matches!(stream, LaneStream::OneWay(_)) {
+            let all: Vec<Bytes> = [piece].into_iter().chain(flow.arrived.drain(..)).collect();
+            let mut all = Bytes::from(all.concat());
+            piece = all.split_to(all.len().min(most));
+            flow.arrived.extend((!all.is_empty()).then_some(all));
         }
         let fin = flow.arrived.is_empty() && flow.fin_arrived;
         flow.fin_read |= fin;
@@ -345,6 +353,7 @@ impl Link {
             }
             code::NO_SESSION => Some(LaneClosed::NoSession),
             code::TAKEN_OVER => Some(LaneClosed::Cut),
+            code::ALTERED => Some(LaneClosed::Altered),
             _ => Some(LaneClosed::Otherwise),
         }
     }

@@ -17,12 +17,13 @@ use super::ops::Handles;
 use super::scenario::Parts;
 use crate::ids::{FileId, Fingerprint, OpId, SessionId, WorkerId};
 use crate::proto::Carriage;
+use crate::proto::clear::{ClearLanes, ClearSecret};
 use crate::proto::lanes::{
     DialKind, GOODPUT_WINDOW, KEPT_BYTES, LaneClosed, LaneKey, LaneStream, Lanes, LanesConfig,
     LanesInput, LanesOutput, Newcomer, NewcomerInput, NewcomerOutput, QuestionId, Taken, code,
 };
 use crate::proto::session::{Grant, Limits, Request, Session};
-use crate::proto::{Event, Outcome, Payload};
+use crate::proto::{Event, Outcome};
 use link::{EndState, Link, Room};
 use mail::Mail;
 use steps::Action;
@@ -93,6 +94,8 @@ struct World {
     control_cuts: usize,
     /// Of a connection that was closed one side heard nothing.
     goodbye_lost: bool,
+    /// How often something in the clear was changed.
+    altered: usize,
     windows: &'static [usize],
 }
 
@@ -106,6 +109,9 @@ impl World {
         } = parts;
         server_limits.carriage = Carriage::Bytes;
         server_limits.adds_lanes = troubles.adds_from_bytes.is_some();
+        if troubles.is_clear {
+            server_limits.clear = ClearLanes::Allowed(ClearSecret([7; 32]));
+        }
         let mut world = World {
             nodes: Vec::new(),
             disks,
@@ -131,6 +137,7 @@ impl World {
             cut_any: false,
             control_cuts: 0,
             goodbye_lost: false,
+            altered: 0,
             windows,
         };
         world.begin_client(request, client_limits);
@@ -141,6 +148,9 @@ impl World {
     fn begin_client(&mut self, request: Request, mut limits: Limits) -> usize {
         limits.carriage = Carriage::Bytes;
         limits.adds_lanes = self.troubles.adds_from_bytes.is_some();
+        if self.troubles.is_clear {
+            limits.clear = ClearLanes::Wanted;
+        }
         let node = self.nodes.len();
         let link = self.dial(node, DialKind::Replace);
         self.links[link].ends[CLIENT].state = EndState::Open;
@@ -172,8 +182,9 @@ impl World {
     fn dial(&mut self, node: usize, kind: DialKind) -> usize {
         self.kinds.push(kind);
         let mut link = Link::new(self.windows, &mut self.rng);
-        if kind == DialKind::Add {
+        if kind.is_added() {
             link.refuses = self.troubles.added_refusals;
+            link.reads_together = kind == DialKind::AddClear;
         }
         self.links.push(link);
         self.dialled.push(node);
@@ -281,6 +292,11 @@ impl World {
             self.cut_any |= self.kinds[link] == DialKind::Replace;
             return self.gone(link, CLIENT, LaneClosed::Otherwise);
         }
+        let unproven = self.troubles.unproven;
+        if side == SERVER && self.kinds[link] == DialKind::AddClear && self.rng.chance(unproven) {
+            self.links[link].cut = true;
+            return self.gone(link, SERVER, LaneClosed::Otherwise);
+        }
         self.links[link].ends[side].state = EndState::Open;
         if side == CLIENT {
             let (lane, peer, kind) = (LaneKey(link), PEER, self.kinds[link]);
@@ -369,14 +385,15 @@ impl World {
                 } => {
                     let strays = match kind {
                         DialKind::Replace | DialKind::TakeOver => self.troubles.strays,
-                        DialKind::Add => self.troubles.added_strays,
+                        DialKind::Add | DialKind::AddClear => self.troubles.added_strays,
                     };
                     let stray = self.rng.chance(strays);
+                    let kind = self.admitted(link, kind);
                     match self.served(session).filter(|_| !stray) {
                         Some(home) => {
                             let node = match kind {
                                 DialKind::Add => self.takes_added(home),
-                                DialKind::Replace | DialKind::TakeOver => home,
+                                DialKind::AddClear | DialKind::Replace | DialKind::TakeOver => home,
                             };
                             self.newcomers[link] = None;
                             self.owners[link] = Some(node);
@@ -398,6 +415,14 @@ impl World {
                     self.close(link, SERVER, code);
                 }
             }
+        }
+    }
+
+    /// In the clear nobody comes who was not let in.
+    fn admitted(&self, link: usize, kind: DialKind) -> DialKind {
+        match (self.kinds[link], kind) {
+            (DialKind::AddClear, DialKind::Add) => DialKind::AddClear,
+            _ => kind,
         }
     }
 
@@ -500,10 +525,7 @@ impl World {
                 payload,
                 fin,
             } => {
-                let bytes = match payload {
-                    Payload::Bytes(bytes) => bytes,
-                    Payload::Range { .. } => unreachable!("these lanes take no ranges"),
-                };
+                let bytes = self.on_the_way(lane.0, payload);
                 let rng = &mut self.rng;
                 let taken = self.links[lane.0].send(side, stream, bytes, fin, rng);
                 if taken == Taken::All {
@@ -520,6 +542,9 @@ impl World {
             LanesOutput::Piece { .. } | LanesOutput::TakenOver { .. } => {}
             LanesOutput::Watch { lane, stream } => {
                 self.links[lane.0].ends[side].watched.insert(stream);
+            }
+            LanesOutput::DialClear { .. } => {
+                self.dial(node, DialKind::AddClear);
             }
             LanesOutput::Dial { kind } => {
                 assert_eq!(side, CLIENT);

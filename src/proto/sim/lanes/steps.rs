@@ -174,7 +174,7 @@ impl World {
                     actions.push(Action::Delivered { link: at, side });
                 }
                 // The kernel notices the end of an added lane whenever it does.
-                let is_noticed = self.kinds[at] == DialKind::Add || link.is_reset;
+                let is_noticed = self.kinds[at].is_added() || link.is_reset;
                 if is_noticed && link.is_silent(side) {
                     actions.push(Action::Notice { link: at, side });
                 }

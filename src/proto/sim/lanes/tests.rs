@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::link::Link;
 use super::troubles::Troubles;
 use super::{CLIENT, NO_REQUEST, Node, SERVER, World};
+use crate::proto::clear::ClearOff;
 use crate::proto::lanes::DialKind;
 use crate::proto::lanes::newcomer::WAIT_AT_MOST;
 use crate::proto::session::{BenchWork, Request};
@@ -18,7 +19,7 @@ use crate::proto::sim::disk::Disk;
 use crate::proto::sim::scenario::{Scenario, Shape, directory};
 use crate::proto::sim::tests::for_seeds;
 use crate::proto::sim::tree::TreeShape;
-use crate::proto::{Outcome, SessionErrorCode, Totals};
+use crate::proto::{Event, Outcome, SessionErrorCode, Totals};
 
 const TREE: TreeShape = TreeShape {
     max_entries: 12,
@@ -200,6 +201,116 @@ fn lanes_on_several_workers_lose_nothing() {
     assert!(few || several.get() > runs.get() / 40, "{several:?}");
 }
 
+/// What lanes in the clear carry is changed on the wire, and what is changed comes again elsewhere:
+/// nothing is lost, and nothing wrong stays.
+#[test]
+fn what_is_changed_in_the_clear_comes_again() {
+    let (runs, altered, noticed) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    for_seeds("what_is_changed_in_the_clear_comes_again", 1500, |seed| {
+        let mut rng = Rng::new(seed ^ 0xc1ea);
+        let troubles = Troubles {
+            wear: rng.pick(&[0, 2, 20]),
+            most_lanes: 12,
+            dial_fails: rng.pick(&[0, 0, 30]),
+            goodbyes_lost: rng.pick(&[0, 0, 30]),
+            adds_from_bytes: Some(rng.pick(&[0, 0, 2_000, 50_000])),
+            adds: 1 + rng.below(4),
+            added_cuts: rng.pick(&[0, 0, 5]),
+            added_strays: rng.pick(&[0, 0, 30]),
+            goodput_window: rng.pick(&[None, Some(WINDOW), Some(WINDOW * 5)]),
+            is_clear: true,
+            away: rng.pick(&[0, 50]),
+            alters: rng.pick(&[0, 20, 200]),
+            forges: rng.pick(&[0, 0, 1, 5]),
+            unproven: rng.pick(&[0, 0, 0, 50]),
+            ..Troubles::default()
+        };
+        let (world, totals) = run(seed * [5, 1][seed as usize % 2], troubles);
+        for node in world.sessions() {
+            assert!(complete(node).is_some(), "{:?}", node.outcome);
+        }
+        assert_eq!(totals.map(|totals| totals.integrity), Some(false));
+        let sees = |node: &Node| hears(node, ClearOff::Altered);
+        let both = world.sessions().map(sees).max();
+        assert!(both <= Some(1), "said more than once");
+        altered.set(altered.get() + usize::from(world.altered > 0));
+        noticed.set(noticed.get() + both.unwrap_or(0));
+        runs.set(runs.get() + 1);
+    });
+    let few = runs.get() < 100;
+    assert!(few || altered.get() > runs.get() / 10, "{altered:?}");
+    assert!(
+        few || noticed.get() > altered.get() / 2,
+        "{noticed:?} of {altered:?}"
+    );
+}
+
+fn hears(node: &Node, why: ClearOff) -> usize {
+    let is_it = |event: &&Event| matches!(event, Event::ClearOff(off) if *off == why);
+    node.events.iter().filter(is_it).count()
+}
+
+/// A client whose lane in the clear the server never took, for somebody changed its proof, say,
+/// hears it once, and has lanes that nobody can change.
+#[test]
+fn a_lane_in_the_clear_that_nobody_took_is_not_tried_again() {
+    let (runs, noticed) = (Cell::new(0), Cell::new(0));
+    for_seeds("a_lane_in_the_clear_that_nobody_took", 500, |seed| {
+        let mut rng = Rng::new(seed ^ 0x0bad);
+        let troubles = Troubles {
+            most_lanes: 12,
+            adds_from_bytes: Some(0),
+            adds: 1 + rng.below(3),
+            is_clear: true,
+            unproven: 100,
+            ..Troubles::default()
+        };
+        let (world, totals) = run(seed * [5, 1][seed as usize % 2], troubles);
+        assert!(totals.is_some(), "{:?}", world.nodes[CLIENT].outcome);
+        let client = &world.nodes[CLIENT];
+        let not_had = hears(client, ClearOff::NotHad);
+        assert!(not_had <= 1, "said more than once");
+        assert_eq!(hears(client, ClearOff::Altered), 0);
+        // Beside it others were under way, at most.
+        let clear = world.kinds.iter().filter(|it| **it == DialKind::AddClear);
+        assert!(clear.count() <= troubles.adds, "{:?}", world.kinds);
+        noticed.set(noticed.get() + not_had);
+        runs.set(runs.get() + 1);
+    });
+    assert!(
+        runs.get() < 100 || noticed.get() > runs.get() / 4,
+        "{noticed:?} of {runs:?}"
+    );
+}
+
+/// A peer that says so of an encrypted lane is wrong, and its session has nothing to leave.
+#[test]
+fn an_encrypted_lane_is_not_altered() {
+    let (runs, forged) = (Cell::new(0), Cell::new(0));
+    for_seeds("an_encrypted_lane_is_not_altered", 300, |seed| {
+        let mut rng = Rng::new(seed ^ 0x7a15);
+        let troubles = Troubles {
+            most_lanes: 12,
+            adds_from_bytes: Some(rng.pick(&[0, 2_000])),
+            adds: 1 + rng.below(3),
+            forges: rng.pick(&[5, 20]),
+            away: rng.pick(&[0, 50]),
+            ..Troubles::default()
+        };
+        let (world, totals) = run(seed * [5, 1][seed as usize % 2], troubles);
+        assert!(totals.is_some(), "{:?}", world.nodes[CLIENT].outcome);
+        for node in world.sessions() {
+            assert_eq!(hears(node, ClearOff::Altered), 0);
+        }
+        forged.set(forged.get() + usize::from(world.altered > 0));
+        runs.set(runs.get() + 1);
+    });
+    assert!(
+        runs.get() < 100 || forged.get() > runs.get() / 4,
+        "{forged:?} of {runs:?}"
+    );
+}
+
 /// The lane that carries control is cut without a word, again and again, beside several that are
 /// added and lost, too: another takes over, and nothing is lost.
 #[test]
@@ -297,6 +408,10 @@ fn lost_lanes_end_in_a_word_or_in_all() {
             added_refusals: rng.pick(&[0, 3]),
             away: rng.pick(&[0, 50]),
             forgets: false,
+            is_clear: false,
+            alters: 0,
+            forges: 0,
+            unproven: 0,
             goodput_window: rng.pick(&[None, Some(WINDOW * 5)]),
         };
         let (world, totals) = run(seed, troubles);

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::link::EndState;
-use super::{CLIENT, World};
-use crate::proto::lanes::{DialKind, LaneKey, LanesInput};
+use super::{CLIENT, SERVER, World};
+use crate::proto::Payload;
+use crate::proto::lanes::{DialKind, LaneClosed, LaneKey, LanesInput, code};
 
 /// What goes wrong, in thousandths of all steps, and percentages from `dial_fails` on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,6 +46,15 @@ pub(super) struct Troubles {
     pub away: u64,
     /// Nothing is kept of control that was sent.
     pub forgets: bool,
+    /// Lanes that are added are in the clear.
+    pub is_clear: bool,
+    /// Of what of files goes in the clear, a byte is changed, in thousandths of what is sent.
+    pub alters: u64,
+    /// One side of a lane that is added sees that what comes is not the other's, in thousandths of
+    /// all steps.
+    pub forges: u64,
+    /// A lane in the clear whose client is not let in, and does not know it yet, in percent.
+    pub unproven: u64,
 }
 
 impl World {
@@ -77,16 +89,61 @@ impl World {
             }
         }
         self.trouble_control();
+        self.forge();
         if self.rng.next() % 1000 < self.troubles.added_cuts {
             let live: Vec<usize> = (0..self.links.len())
                 .filter(|link| !self.links[*link].is_over() && !self.links[*link].cut)
-                .filter(|link| self.kinds[*link] == DialKind::Add)
+                .filter(|link| self.kinds[*link].is_added())
                 .collect();
             if !live.is_empty() {
                 let link = self.rng.pick(&live);
                 self.links[link].cut = true;
             }
         }
+    }
+
+    /// Somebody on the wire of a lane in the clear says what no side said; or, of another, a side
+    /// that lies.
+    fn forge(&mut self) {
+        if self.troubles.forges == 0 || self.rng.next() % 1000 >= self.troubles.forges {
+            return;
+        }
+        let side = self.rng.pick(&[CLIENT, SERVER]);
+        let live = (0..self.links.len()).filter(|at| {
+            let link = &self.links[*at];
+            let is_open = link.ends[side].state == EndState::Open;
+            self.kinds[*at].is_added() && is_open && self.owner(*at, side).is_some()
+        });
+        let live: Vec<usize> = live.collect();
+        if live.is_empty() {
+            return;
+        }
+        let link = self.rng.pick(&live);
+        self.close(link, side, code::ALTERED);
+        self.altered += 1;
+        if let Some(node) = self.owner(link, side) {
+            let (lane, why) = (LaneKey(link), LaneClosed::Altered);
+            self.input(node, LanesInput::Closed { lane, why });
+        }
+    }
+
+    /// What comes of what is sent.
+    pub(super) fn on_the_way(&mut self, link: usize, payload: Payload) -> Bytes {
+        let (bytes, is_bulk) = match payload {
+            Payload::Bytes(bytes) => (bytes, false),
+            Payload::FileData(bytes) => (bytes, true),
+            Payload::Range { .. } => unreachable!("these lanes take no ranges"),
+        };
+        let is_clear = self.kinds[link] == DialKind::AddClear && is_bulk;
+        if !is_clear || self.troubles.alters == 0 || self.rng.next() % 1000 >= self.troubles.alters
+        {
+            return bytes;
+        }
+        let mut bytes = bytes.to_vec();
+        let at = self.rng.below(bytes.len());
+        bytes[at] ^= 1 << self.rng.below(8);
+        self.altered += 1;
+        bytes.into()
     }
 
     /// What carries control is cut, or falls silent for a while.
@@ -104,8 +161,7 @@ impl World {
             return;
         }
         let carries = |link: &usize| {
-            self.kinds[*link] != DialKind::Add
-                && self.links[*link].ends[CLIENT].state == EndState::Open
+            !self.kinds[*link].is_added() && self.links[*link].ends[CLIENT].state == EndState::Open
         };
         let Some(at) = (0..self.links.len()).rev().find(carries) else {
             return;

@@ -2,7 +2,10 @@
 
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
-use crate::proto::lanes::{LaneKey, Lanes, Newcomer, NewcomerInput, NewcomerOutput, code};
+use crate::proto::clear::{ClearLanes, ClearSecret};
+use crate::proto::lanes::{
+    DialKind, LaneKey, Lanes, Newcomer, NewcomerInput, NewcomerOutput, code,
+};
 use crate::proto::session::Session;
 use crate::worker::Worker;
 use crate::worker::connections::PeerShare;
@@ -12,6 +15,7 @@ use crate::worker::lane::{LanePhase, TransferLane};
 use crate::worker::limits;
 use crate::worker::log::{Refused, Who};
 use crate::worker::sessions::Beginning;
+use crate::worker::shared::{PeerAccess, Service};
 
 /// Operations on files that nobody waits for any more, of one worker: each holds a thread of its
 /// driver, which has 512.
@@ -21,6 +25,8 @@ const NO_ANSWER: &str =
     "a file system below the served directory does not answer, and holds too many operations";
 
 const TOO_MANY: &str = "too many connections of this identity";
+
+const OTHER_LANE: &str = "in the clear only the lane comes in that was admitted";
 
 const NOT_AUTHORISED: &str = "this identity is not authorised here";
 
@@ -91,6 +97,9 @@ impl Worker {
                     let workers = self.ask_all_workers(key);
                     self.tell_newcomer(key, NewcomerInput::Asked { workers });
                 }
+                NewcomerOutput::Begin { .. } if self.is_clear(key) => {
+                    self.leave_and_close(key, code::VIOLATION, OTHER_LANE);
+                }
                 NewcomerOutput::Begin { session } => match self.sessions.find(session) {
                     Some(_) => self.tell_newcomer(key, NewcomerInput::SessionExists(true)),
                     None => self.begin_served_session(key, session),
@@ -105,7 +114,10 @@ impl Worker {
                         number,
                         kind,
                     };
-                    self.join(key, joins);
+                    match self.as_admitted(key, joins) {
+                        Some(joins) => self.join(key, joins),
+                        None => self.leave_and_close(key, code::VIOLATION, OTHER_LANE),
+                    }
                 }
                 NewcomerOutput::Close { code, text } => self.leave_and_close(key, code, &text),
             }
@@ -115,6 +127,23 @@ impl Worker {
             connection.deadline = deadline;
             self.connections.touch(key);
         }
+    }
+
+    fn is_clear(&self, key: usize) -> bool {
+        let connection = self.connections.get(key);
+        connection.is_some_and(|it| it.conn.clear_lane().is_some())
+    }
+
+    /// A connection in the clear may be the very lane that it was admitted as, and nothing else.
+    fn as_admitted(&self, key: usize, joins: Joins) -> Option<Joins> {
+        let Some(clear) = self.connections.get(key)?.conn.clear_lane() else {
+            return Some(joins);
+        };
+        let is_it = clear.session == joins.session && clear.lane == joins.number;
+        (is_it && joins.kind == DialKind::Add).then_some(Joins {
+            kind: DialKind::AddClear,
+            ..joins
+        })
     }
 
     fn begin_served_session(&mut self, key: usize, id: SessionId) {
@@ -148,6 +177,7 @@ impl Worker {
         if let Some(service) = &self.io.shared.service {
             limits.addresses = service.addresses.look(self.io.now);
         }
+        limits.clear = self.clear_lanes(&id, peer, &allowed);
         let session = Session::server(now, allowed.access, limits);
         let begin = Beginning {
             id,
@@ -160,5 +190,17 @@ impl Worker {
             dials: None,
         };
         self.begin_session(key, begin);
+    }
+
+    /// Whether a session may have lanes in the clear; the secret is known to all workers then.
+    fn clear_lanes(&self, id: &SessionId, peer: Fingerprint, allowed: &PeerAccess) -> ClearLanes {
+        let shared = &self.io.shared;
+        let is_allowed = |service: &Service| service.allow_clear && allowed.clear;
+        if !shared.service.as_ref().is_some_and(is_allowed) {
+            return ClearLanes::Off;
+        }
+        let secret = ClearSecret(rand::random());
+        shared.homes.let_in(id, peer, secret);
+        ClearLanes::Allowed(secret)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::proto::lanes::{LaneKey, LanesInput, LanesOutput, Taken, code};
-use crate::proto::{Event, Outcome, Payload};
+use crate::proto::{Event, Outcome};
 use crate::worker::Worker;
 use crate::worker::client_events::ClientEvent;
 use crate::worker::limits::TRIM_AFTER;
@@ -34,11 +34,8 @@ impl Worker {
                         payload,
                         fin,
                     } => {
-                        let Payload::Bytes(bytes) = payload else {
-                            unreachable!("QUIC says that it takes no ranges");
-                        };
-                        let len = bytes.len();
-                        let taken = self.send(lane.0, stream, bytes, fin);
+                        let len = payload.len_bytes() as usize;
+                        let taken = self.send(lane.0, stream, payload, fin);
                         taken_bytes += match taken {
                             Taken::All | Taken::Gone => len,
                             Taken::Part(bytes) => bytes as usize,
@@ -46,6 +43,11 @@ impl Worker {
                         inputs.push_front(LanesInput::Taken(taken));
                     }
                     LanesOutput::Dial { kind } => inputs.extend(self.dial_lane(session, kind)),
+                    LanesOutput::DialClear {
+                        session: id,
+                        lane,
+                        secret,
+                    } => inputs.extend(self.dial_in_the_clear(session, (id, lane, secret))),
                     other => self.do_at_once(session, other),
                 }
             }
@@ -111,7 +113,7 @@ impl Worker {
             LanesOutput::Event(event) => self.report(session, event),
             LanesOutput::Finished(outcome) => self.finished(session, outcome),
             LanesOutput::Over => self.session_over(session),
-            LanesOutput::Send { .. } | LanesOutput::Dial { .. } => {
+            LanesOutput::Send { .. } | LanesOutput::Dial { .. } | LanesOutput::DialClear { .. } => {
                 unreachable!("what is answered is not done here")
             }
         }
@@ -180,6 +182,9 @@ impl Worker {
                 client.tell(ClientEvent::Session(event));
             }
             _ => {
+                if let Event::ClearOff(_) = event {
+                    self.io.shared.homes.leave_clear(&running.id);
+                }
                 let (log, peer) = (&mut running.log, &running.peer);
                 self.io.log.event(log, peer, &event, now);
             }

@@ -10,11 +10,13 @@ use crate::config::LaneKind;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::CancelReason;
+use crate::proto::clear::{ClearLanes, ClearSecret};
 use crate::proto::lanes::{
     ADD_PAUSE_MAX, DialKind, LaneKey, Lanes, LanesConfig, LanesInput, TAKEOVER_DIALS, code,
 };
 use crate::proto::parallel::ParallelTransferConfig;
 use crate::proto::session::{Limits, Request, Session};
+use crate::tcp::ClearPass;
 use crate::worker::Worker;
 use crate::worker::client_events::{ClientEvent, ClientStart};
 use crate::worker::client_transfer::ClientTransfer;
@@ -60,7 +62,9 @@ impl Worker {
                 .open_socket(path)
                 .map_err(|error| format!("for there is no way there: {error}"))
                 .and_then(|listener| self.dial(path, listener, None, Errand::FirstLane)),
-            LaneKind::Tls => self.dial_stream(self.on_path(path), Errand::FirstLane),
+            LaneKind::Tls | LaneKind::Clear => {
+                self.dial_stream(self.on_path(path), Errand::FirstLane, None)
+            }
         };
         if let (Err(why), Some(client)) = (dialled, &mut self.client) {
             client.not_dialled(self.io.now, (kind, path), why);
@@ -92,10 +96,16 @@ impl Worker {
         }
     }
 
-    fn dial_stream(&mut self, to: StreamTo, errand: Errand) -> Result<(), String> {
+    /// `pass`: without TLS.
+    fn dial_stream(
+        &mut self,
+        to: StreamTo,
+        errand: Errand,
+        pass: Option<ClearPass>,
+    ) -> Result<(), String> {
         let (setup, has_lost) = match errand {
             Errand::Join {
-                kind: DialKind::Add,
+                kind: DialKind::Add | DialKind::AddClear,
                 session,
             } => {
                 let session = self.sessions.get(session);
@@ -117,7 +127,7 @@ impl Worker {
             ..to
         };
         self.connections
-            .dial_stream(&mut self.io, &setup, to, errand)
+            .dial_stream(&mut self.io, (&setup, pass), to, errand)
     }
 
     /// A socket for one peer: connected, it learns what ICMP says about that peer.
@@ -162,13 +172,17 @@ impl Worker {
             let reason = "another address answered before";
             return self.connections.close(&self.io, key, code::DONE, reason);
         };
-        let asked = client.lanes.lanes();
+        let (asked, clear) = (client.lanes.lanes(), client.clear);
         let limits = limits::of_session(&self.io.shared, self.sessions.len());
         let limits = Limits {
             asks_addresses: client.paths.several().is_some(),
             parallel: ParallelTransferConfig {
                 max_concurrent_streams: client.streams,
                 ..limits.parallel
+            },
+            clear: match clear {
+                true => ClearLanes::Wanted,
+                false => ClearLanes::Off,
             },
             ..limits
         };
@@ -202,8 +216,8 @@ impl Worker {
             adds: match (kind, places) {
                 (_, Some(places)) => asked.max(places),
                 // It has nothing to gain from just another TLS lane, unless that takes over.
-                (LaneKind::Tls, None) if asked == 1 => 0,
-                (LaneKind::Tls | LaneKind::Quic, None) => asked,
+                (LaneKind::Tls, None) if asked == 1 && !clear => 0,
+                (LaneKind::Tls | LaneKind::Clear | LaneKind::Quic, None) => asked,
             },
             add_pause_max: match places {
                 Some(_) => PLUGGED_IN_PAUSE,
@@ -239,7 +253,7 @@ impl Worker {
         }
         if let Some(to) = self.away_from(session) {
             let errand = Errand::Join { session, kind };
-            let dialled = self.dial_stream(to, errand);
+            let dialled = self.dial_stream(to, errand, None);
             return dialled.err().map(|_| LanesInput::DialFailed { kind });
         }
         let Some(connection) = self.connections.newest_of(session) else {
@@ -247,14 +261,8 @@ impl Worker {
             return Some(LanesInput::DialFailed { kind });
         };
         let (mut path, who) = (connection.path(), connection.who());
-        if let (Some(client), DialKind::Add) = (&self.client, kind)
-            && client.paths.several().is_some()
-        {
-            let lanes = |bind| self.connections.added_from(session, bind);
-            path = client
-                .paths
-                .next(client.lanes.lanes(), lanes)
-                .unwrap_or(path);
+        if kind == DialKind::Add {
+            path = self.way_to_add(session).unwrap_or(path);
         }
         let peer = path.peer;
         let errand = Errand::Join { session, kind };
@@ -268,8 +276,9 @@ impl Worker {
                 }
                 self.dial(path, listener, steer, errand)
             }
-            (Transport::Tcp(_), DialKind::Replace) | (_, DialKind::Add | DialKind::TakeOver) => {
-                self.dial_stream(self.on_path(path), errand)
+            (Transport::Tcp(_), DialKind::Replace)
+            | (_, DialKind::Add | DialKind::AddClear | DialKind::TakeOver) => {
+                self.dial_stream(self.on_path(path), errand, None)
             }
         };
         let error = dialled.err()?;
@@ -277,16 +286,54 @@ impl Worker {
             client.paths.failed(path);
         }
         if self.io.log.admits(who, self.io.now) {
-            match kind {
-                DialKind::Replace => {
+            match kind == DialKind::Replace {
+                true => {
                     tracing::warn!(%peer, error, "cannot open a lane to replace one near its packet limit");
                 }
-                DialKind::Add | DialKind::TakeOver => {
-                    tracing::debug!(%peer, error, "cannot open a lane over TCP");
-                }
+                false => tracing::debug!(%peer, error, "cannot open a lane over TCP"),
             }
         }
         Some(LanesInput::DialFailed { kind })
+    }
+
+    /// Connects another lane, in the clear, which this secret lets in.
+    pub(super) fn dial_in_the_clear(
+        &mut self,
+        session: usize,
+        (id, lane, secret): (SessionId, u32, ClearSecret),
+    ) -> Option<LanesInput> {
+        let kind = DialKind::AddClear;
+        let connection = self.connections.newest_of(session);
+        let known = connection.and_then(|it| Some((it.path(), it.conn.peer_fingerprint()?)));
+        let Some((path, peer)) = known else {
+            return Some(LanesInput::DialFailed { kind });
+        };
+        let path = self.way_to_add(session).unwrap_or(path);
+        let pass = ClearPass {
+            session: id,
+            lane,
+            secret: secret.0,
+            peer,
+        };
+        let errand = Errand::Join { session, kind };
+        let dialled = self.dial_stream(self.on_path(path), errand, Some(pass));
+        let error = dialled.err()?;
+        if let Some(client) = &mut self.client {
+            client.paths.failed(path);
+        }
+        if self.io.log.admits(Who::Debug, self.io.now) {
+            let peer = path.peer;
+            tracing::debug!(%peer, error, "cannot open a lane in the clear");
+        }
+        Some(LanesInput::DialFailed { kind })
+    }
+
+    /// The way of a lane that is to be added, where the command names several places.
+    fn way_to_add(&self, session: usize) -> Option<Path> {
+        let client = self.client.as_ref()?;
+        client.paths.several()?;
+        let lanes = |bind| self.connections.added_from(session, bind);
+        client.paths.next(client.lanes.lanes(), lanes)
     }
 
     /// Where lanes go of a session whose own worker is another one.
@@ -317,7 +364,7 @@ impl Worker {
         let to = elsewhere.kind.take().unwrap_or(other);
         let errand = Errand::Join { session, kind };
         let dialled = match to {
-            LaneKind::Tls => self.dial_stream(self.on_path(path), errand),
+            LaneKind::Tls | LaneKind::Clear => self.dial_stream(self.on_path(path), errand, None),
             LaneKind::Quic => self
                 .socket_elsewhere(path)
                 .map_err(|error| format!("for there is no way there: {error}"))

@@ -1,7 +1,6 @@
 //! Bytes of a session out: what its lanes hand over into a lane's QUIC, a little at a time.
 
-use bytes::Bytes;
-
+use crate::proto::Payload;
 use crate::proto::lanes::{LaneKey, LaneStream, LanesInput, Taken};
 use crate::worker::Worker;
 use crate::worker::lane::{CONTROL_STREAM, TransferLane};
@@ -35,7 +34,7 @@ impl Worker {
         &mut self,
         key: usize,
         stream: LaneStream,
-        bytes: Bytes,
+        payload: Payload,
         fin: bool,
     ) -> Taken {
         let Some((conn, lane)) = self.connections.lane_mut(key) else {
@@ -50,10 +49,15 @@ impl Worker {
             }
             lane.opened += 1;
         }
-        let len = bytes.len();
-        match conn.send(id_of_ours(stream, conn.is_server()), bytes, fin) {
+        let (stream, len) = (id_of_ours(stream, conn.is_server()), payload.len_bytes());
+        let sent = match payload {
+            Payload::Bytes(bytes) => conn.send(stream, bytes, fin),
+            Payload::FileData(bytes) => conn.send_bulk(stream, bytes),
+            Payload::Range { .. } => unreachable!("transports are said to take no ranges"),
+        };
+        match sent {
             Ok(None) => Taken::All,
-            Ok(Some(rest)) => Taken::Part((len - rest.len()) as u64),
+            Ok(Some(rest)) => Taken::Part(len - rest.len() as u64),
             // STOP_SENDING or a closing connection: what is left will not be wanted.
             Err(_) => Taken::Gone,
         }

@@ -18,6 +18,8 @@ impl Worker {
             DialKind::Add => shared
                 .homes
                 .place(&joins.session, self.io.id, shared.workers),
+            // Home alone knows when all of them are to end.
+            DialKind::AddClear => shared.homes.place_at_home(&joins.session),
             DialKind::Replace | DialKind::TakeOver => None,
         };
         let home = shared.homes.find(&joins.session).map(|home| home.worker);
@@ -55,7 +57,7 @@ impl Worker {
         match session {
             Some(session) => self.join_served_lane(key, session, joins),
             None => {
-                if joins.kind == DialKind::Add {
+                if joins.kind.is_added() {
                     self.leave_place(Some((joins.session, self.io.id)));
                 }
                 self.tell_newcomer(key, NewcomerInput::SessionExists(false));
@@ -95,7 +97,7 @@ impl Worker {
         let mut lane = TransferLane::new(LanePhase::Arriving(newcomer));
         lane.readable.extend(readable);
         let app = App::Transfer(Box::new(lane));
-        let place = (joins.kind == DialKind::Add).then_some((joins.session, self.io.id));
+        let place = joins.kind.is_added().then_some((joins.session, self.io.id));
         let Some(key) = self.connections.take_over(&mut self.io, stream, app) else {
             return self.leave_place(place);
         };

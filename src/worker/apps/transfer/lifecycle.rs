@@ -66,7 +66,7 @@ impl Worker {
             return;
         };
         connection.deadline = None;
-        if let (Some(client), DialKind::Add) = (&mut self.client, kind) {
+        if let (Some(client), true) = (&mut self.client, kind.is_added()) {
             client.paths.came(connection.path());
         }
         let phase = LanePhase::Serving { session };
@@ -75,7 +75,7 @@ impl Worker {
             App::Undecided(_) => connection.app = App::Transfer(Box::new(TransferLane::new(phase))),
         }
         if let Some((_, lane)) = connection.lane_mut() {
-            lane.is_added = kind == DialKind::Add;
+            lane.is_added = kind.is_added();
         }
         self.connections.touch(key);
     }
@@ -269,7 +269,7 @@ impl Worker {
                 self.dial_when_due();
             }
             Some(Errand::Join { session, kind }) => {
-                if kind == DialKind::Add {
+                if kind.is_added() {
                     client.paths.failed(gone.path());
                 }
                 // What was to be added is missed by nobody.
@@ -349,6 +349,16 @@ fn how_it_closed(connection: &Connection) -> LaneClosed {
                 ..
             },
         ) => LaneClosed::Cut,
+        Some(
+            CloseReason::PeerApp {
+                code: code::ALTERED,
+                ..
+            }
+            | CloseReason::Local {
+                code: code::ALTERED,
+                ..
+            },
+        ) => LaneClosed::Altered,
         _ => LaneClosed::Otherwise,
     }
 }

@@ -13,7 +13,7 @@ const NARROWED: &str = "the rights of this identity were narrowed in authorized_
 const MOVED: &str = "the path of this identity was changed in authorized_peers";
 
 /// Why a session that began with `before` may not go on. More rights than before are no reason: the
-/// next session has them.
+/// next session has them. Nor is the right to go in the clear, to one that does not.
 fn taken_away(before: &PeerAccess, now: Option<&PeerAccess>) -> Option<&'static str> {
     let Some(now) = now else { return Some(REMOVED) };
     let lost = |before: bool, now: bool| before && !now;
@@ -21,6 +21,7 @@ fn taken_away(before: &PeerAccess, now: Option<&PeerAccess>) -> Option<&'static 
         Some(MOVED)
     } else if lost(before.access.read, now.access.read)
         || lost(before.access.write, now.access.write)
+        || lost(before.clear, now.clear)
     {
         Some(NARROWED)
     } else {
@@ -36,10 +37,19 @@ impl Worker {
                 continue;
             };
             let now = self.io.shared.authorised(&running.peer);
+            if !now.as_ref().is_some_and(|now| now.clear) {
+                // One that has not said yet what it wants would be let in.
+                self.io.shared.homes.leave_clear(&running.id);
+            }
             // What of a session is on another worker than its own ends with it.
             let before = running.allowed.as_ref();
-            let before = before.filter(|_| running.home.is_none());
-            if let Some(why) = before.and_then(|before| taken_away(before, now.as_ref())) {
+            let before = before
+                .filter(|_| running.home.is_none())
+                .map(|before| PeerAccess {
+                    clear: before.clear && running.lanes.may_go_clear(),
+                    ..before.clone()
+                });
+            if let Some(why) = before.and_then(|before| taken_away(&before, now.as_ref())) {
                 self.revoke(session, why);
             }
         }
@@ -79,10 +89,17 @@ mod tests {
         let may = |read, write, path: Option<&str>| PeerAccess {
             access: Grant { read, write },
             path: path.map(|path| path.as_bytes().to_vec()),
+            clear: false,
         };
         let before = may(true, true, Some("a"));
         assert_eq!(taken_away(&before, Some(&before)), None);
         assert_eq!(taken_away(&before, None), Some(REMOVED));
+        let clear = PeerAccess {
+            clear: true,
+            ..before.clone()
+        };
+        assert_eq!(taken_away(&clear, Some(&before)), Some(NARROWED));
+        assert_eq!(taken_away(&before, Some(&clear)), None);
         assert_eq!(
             taken_away(&before, Some(&may(true, false, Some("a")))),
             Some(NARROWED)

@@ -150,7 +150,7 @@ enum StoreError {
 fn file_options() -> OpenOptions {
     let mut options = File::options();
     options.read(true).append(true).mode(0o600);
-    options.custom_flags((flags::O_NOFOLLOW | flags::O_NONBLOCK) as i32);
+    options.custom_flags(flags::O_NOFOLLOW | flags::O_NONBLOCK);
     options
 }
 

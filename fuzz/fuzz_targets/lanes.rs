@@ -209,6 +209,7 @@ fuzz_target!(|data: &[u8]| {
         adds: 0,
         add_pause_max: ADD_PAUSE_MAX,
         takeover_dials: TAKEOVER_DIALS,
+        places: 1,
         workers: 1,
         outlives_lanes: false,
         goodput_window: GOODPUT_WINDOW,

@@ -382,8 +382,8 @@ pub struct EngineArgs {
     /// is added to them by cp --clear and serve --allow-clear)
     #[arg(long, value_name = "KINDS", default_value_t, value_parser = LaneKinds::from_str)]
     pub lane_kinds: LaneKinds,
-    /// Congestion control of what is sent over TCP, any that the kernel has: bbr where a path loses
-    /// packets [default: the kernel's]
+    /// Congestion control of what is sent over TCP, any that the kernel has, in BPF, too: bbr where
+    /// a path loses packets [default: the kernel's]
     #[arg(long, value_name = "NAME", value_parser = tcp_congestion)]
     pub tcp_congestion: Option<String>,
     /// Who seals the records of tls: off is this program, auto the kernel where it can (its module

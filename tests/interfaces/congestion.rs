@@ -179,8 +179,12 @@ pub fn every_lane_has_the_rule(backend: &'static str) {
         tree::write_file(&from, FILE_BYTES, &mut Rng::new(rule));
         let running = hosts.ruled(BINDS, "12M", rule, &args);
         wait_for_bytes(&running, FILE_BYTES / 8);
-        let first = [0, 1].map(|wire| hosts.new_connections(wire, &[]));
-        first.iter().for_each(|found| have_rule(found, [rule; 2]));
+        hosts.new_connections(0, &[]);
+        // Under the limit the lane on the second has little to add, and may be gone again.
+        for wire in [0, 1] {
+            let found = [0, 1].map(|host| hosts.connections(host, wire));
+            have_rule(&found, [rule; 2]);
+        }
         let sends = usize::from(!push);
         let obeys = || {
             let sent = [0, 1].map(|wire| hosts.connections(sends, wire));

@@ -93,6 +93,8 @@ pub(super) struct Adding {
     pub(super) clear: Option<ClearSecret>,
     /// Client: the server took one that was.
     pub(super) has_had_clear: bool,
+    /// Dials of such lanes that came to nothing.
+    pub(super) clear_failures: u32,
     /// What one of them carried was altered.
     pub(super) was_altered: bool,
     /// When the last ones came to nothing: none is dialled before, and how long the next pause is.
@@ -127,6 +129,7 @@ impl Adding {
             wish: Wish::Early,
             clear: None,
             has_had_clear: false,
+            clear_failures: 0,
             was_altered: false,
             not_before: None,
             pause: JOIN_PAUSE,
@@ -425,6 +428,10 @@ impl Lanes {
         let goes_on = self.course == Course::Running && !self.lanes.is_empty();
         let is_left = kind == DialKind::AddClear && self.adding.clear.is_none();
         if !is_due || peer != self.peer || !goes_on || is_left {
+            if kind == DialKind::AddClear && self.adding.next_number < NUMBERS_MAX {
+                // The server takes its pass for used.
+                self.adding.use_up(self.adding.next_number);
+            }
             return self.close(lane, code::DONE, "");
         }
         let number = self.adding.next_number;

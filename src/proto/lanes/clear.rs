@@ -18,8 +18,11 @@ impl Lanes {
 
     /// Client: nobody was there, or not the server. What such lanes were to carry goes on others.
     pub(super) fn dial_in_the_clear_failed(&mut self, now: Instant) {
+        self.adding.clear_failures += 1;
+        let may_come = self.adding.clear_failures < self.places || self.lanes.is_empty();
+        let is_there = self.added.iter().any(Lane::is_clear);
         // Where one came before, a wire is down: there may be others, and it may be back.
-        if self.adding.has_had_clear {
+        if self.adding.has_had_clear || is_there || may_come {
             self.adding.dial_failed(now);
         } else if self.adding.dial_ended() && self.is_on() {
             self.leave_clear(now, ClearOff::NotHad);

@@ -121,6 +121,8 @@ pub struct LanesConfig {
     /// Dials in a row that come to nothing after which a client whose lane is cut gives up. Usually
     /// [`TAKEOVER_DIALS`] for each place that they may leave from.
     pub takeover_dials: u32,
+    /// Client: places that lanes may leave from.
+    pub places: u32,
     /// Client: on so many workers, of which the session's is the first.
     pub workers: u8,
     /// Client: lanes may take over from each other as soon as the session was asked for, if the
@@ -171,6 +173,7 @@ pub struct Lanes {
     answers_max: Option<usize>,
     handshake: Duration,
     takeover_dials: u32,
+    places: u32,
     idle: Duration,
     /// How long a server whose client has its answer waits to be hung up on.
     patience: Duration,
@@ -300,6 +303,7 @@ impl Lanes {
             answers_max: None,
             handshake: config.handshake,
             takeover_dials: config.takeover_dials,
+            places: config.places,
             idle: config.idle,
             patience: config.idle,
             outputs: VecDeque::new(),

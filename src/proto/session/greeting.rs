@@ -163,7 +163,8 @@ impl Session {
                 .map(|patience| u32::try_from(patience.as_secs()).unwrap_or(u32::MAX).max(1)),
             adds_lanes: self.limits.adds_lanes && is_transfer,
             asks_addresses: self.limits.asks_addresses && is_transfer,
-            takes_kept: is_pull,
+            // On a lane in the clear a wrong value would be taken for data that somebody changed.
+            takes_kept: is_pull && !self.limits.clear.is_wanted(),
             clear: self.limits.clear.is_wanted() && is_transfer,
         });
         if paths_fit && few && wire::fits(&message) {

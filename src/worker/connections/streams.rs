@@ -54,7 +54,7 @@ impl Connections {
     }
 
     /// Gives up one that TCP carries where nothing that it sends arrives, and that the peer is
-    /// reached without: a lane that was added to one over QUIC. (One that is alone goes on as long
+    /// reached without: a lane that was added to one over QUIC, or is on another worker than it. (One that is alone goes on as long
     /// as TCP does.)
     pub(crate) fn give_up_stuck(&mut self, io: &Loop, key: usize) {
         let Some(connection) = self.table.get_mut(key) else {
@@ -67,8 +67,13 @@ impl Connections {
         if !link.is_stuck(&io.driver, io.now) {
             return;
         }
-        let is_quic = |found: &Connection| found.conn.quic().is_some();
-        if session.is_some_and(|session| self.of(session).any(|(_, found)| is_quic(found)))
+        let is_reached = |session| {
+            let is_quic = self.of(session).any(|(_, it)| it.conn.quic().is_some());
+            // That which carries control may be another worker's.
+            let is_added = |it: &Connection| it.lane().is_some_and(|lane| lane.is_added);
+            is_quic || self.of(session).all(|(_, it)| is_added(it))
+        };
+        if session.is_some_and(is_reached)
             && let Some(link) = self.table.get_mut(key).and_then(|it| it.conn.tcp_mut())
         {
             link.give_up(io.now, "nothing that was sent arrived any more (TCP)");

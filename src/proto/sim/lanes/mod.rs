@@ -173,6 +173,7 @@ impl World {
             adds: self.troubles.adds,
             add_pause_max: crate::proto::lanes::ADD_PAUSE_MAX,
             takeover_dials: crate::proto::lanes::TAKEOVER_DIALS,
+            places: 1,
             workers: if self.troubles.away > 0 { 3 } else { 1 },
             outlives_lanes: self.troubles.adds_from_bytes.is_some(),
             goodput_window: self.troubles.goodput_window.unwrap_or(GOODPUT_WINDOW),

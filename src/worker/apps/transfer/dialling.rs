@@ -224,6 +224,7 @@ impl Worker {
                 None => ADD_PAUSE_MAX,
             },
             takeover_dials: TAKEOVER_DIALS * places.unwrap_or(1) as u32,
+            places: places.unwrap_or(1) as u32,
             outlives_lanes,
             ..self.lanes_config(id, peer)
         };

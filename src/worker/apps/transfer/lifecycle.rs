@@ -46,6 +46,7 @@ impl Worker {
             adds: 0,
             add_pause_max: ADD_PAUSE_MAX,
             takeover_dials: TAKEOVER_DIALS,
+            places: 1,
             workers: 1,
             outlives_lanes: false,
             kept_bytes: limits::kept_control_bytes(self.sessions.len()),

@@ -4,6 +4,8 @@
 //! hundred is lost for other reasons that leaves a third of a 1 Gbit/s wire, and BBR fills it
 //! (docs/adr/0039). Where nothing is lost CUBIC costs less.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use landro_sys::TcpStream;
 
 /// A look at the kernel's counters after so many bytes: some 360 packets of 1,448 bytes.
@@ -22,6 +24,9 @@ const LOST_PER_MILLE: u64 = 4;
 const USUAL: [&str; 2] = ["cubic", "reno"];
 
 const BBR: &str = "bbr";
+
+/// This process cannot have it. For each question root has the kernel look for a module, and waits.
+static IS_REFUSED: AtomicBool = AtomicBool::new(false);
 
 /// What of a stream was lost of late.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,9 +81,11 @@ impl LossWatch {
         (*sent_bytes, *again_packets) = (0, info.retransmitted_packets);
         if lossy.add(packets, u64::from(again)) {
             let is_usual = |name: String| USUAL.contains(&name.as_str());
-            if stream.congestion().is_ok_and(is_usual)
+            if !IS_REFUSED.load(Ordering::Relaxed)
+                && stream.congestion().is_ok_and(is_usual)
                 && let Err(error) = stream.set_congestion(BBR)
             {
+                IS_REFUSED.store(true, Ordering::Relaxed);
                 // The other kind of lane carries what this one does not.
                 tracing::debug!(%error, "packets are lost, and BBR cannot be had");
             }

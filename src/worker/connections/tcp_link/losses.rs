@@ -76,11 +76,9 @@ impl LossWatch {
         (*sent_bytes, *again_packets) = (0, info.retransmitted_packets);
         if lossy.add(packets, u64::from(again)) {
             let is_usual = |name: String| USUAL.contains(&name.as_str());
-            if stream.congestion().is_ok_and(is_usual)
-                && let Err(error) = stream.set_congestion(BBR)
-            {
-                // The other kind of lane carries what this one does not.
-                tracing::debug!(%error, "packets are lost, and BBR cannot be had");
+            if stream.congestion().is_ok_and(is_usual) {
+                // A kernel without it: the other kind of lane carries what this one does not.
+                let _ = stream.set_congestion(BBR);
             }
             *self = LossWatch::Over;
         }

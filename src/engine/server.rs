@@ -100,12 +100,7 @@ impl Server {
             config.quic.receive_window_bytes,
         );
         let pool_buffers = budget.pool_bytes_per_worker() as usize / Pool::BUFFER_BYTES;
-        let service = Service {
-            root,
-            authorize: config.authorize.clone(),
-            addresses: OwnAddresses::of(&addresses),
-            allow_clear: config.allow_clear,
-        };
+        let service = service(&config, root, &addresses);
         let secrets = Arc::new(Secrets::of_daemon(
             &config.reset_secret,
             &absolute(&config.root),
@@ -241,6 +236,15 @@ fn remembering(directory: Option<&Path>) -> Result<Option<Arc<Digests>>, EngineE
         .map(start)
         .transpose()
         .map_err(EngineError::Digests)
+}
+
+fn service(config: &ServeConfig, root: Arc<ServedRoot>, addresses: &[SocketAddr]) -> Service {
+    Service {
+        root,
+        authorize: config.authorize.clone(),
+        addresses: OwnAddresses::of(addresses),
+        allow_clear: config.allow_clear,
+    }
 }
 
 /// The backend and why, given why each worker has no ring, if it was to have one and has not:

@@ -113,10 +113,8 @@ impl Hostile {
     }
 
     fn greet(&mut self) {
-        let (bwlimit_bps, streams) = (
-            self.rng.chance(10).then_some(self.rng.next()),
-            self.rng.chance(10).then_some(0),
-        );
+        let bwlimit_bps = self.rng.chance(10).then_some(self.rng.next());
+        let streams = self.rng.chance(10).then_some(0);
         let entry_window = self.rng.pick(&[1, 9, 1000, u32::MAX]);
         let request = match self.role {
             Role::PushingClient => {

@@ -172,7 +172,6 @@ impl Worker {
             let reason = "another address answered before";
             return self.connections.close(&self.io, key, code::DONE, reason);
         };
-        let (asked, clear) = (client.lanes.lanes(), client.clear);
         let limits = limits::of_session(&self.io.shared, self.sessions.len());
         let limits = Limits {
             asks_addresses: client.paths.several().is_some(),
@@ -180,7 +179,7 @@ impl Worker {
                 max_concurrent_streams: client.streams,
                 ..limits.parallel
             },
-            clear: match clear {
+            clear: match client.clear {
                 true => ClearLanes::Wanted,
                 false => ClearLanes::Off,
             },
@@ -190,7 +189,6 @@ impl Worker {
         client.paths.carries(connection.path());
         // The first one is met once.
         let _ = client.met.set(peer);
-        let places = client.paths.several();
         client.tell(ClientEvent::Connected {
             fingerprint: peer,
             address,
@@ -207,7 +205,36 @@ impl Worker {
         let outlives_lanes = limits.adds_lanes && is_transfer;
         let session = Session::client(now, request, limits);
         self.io.shared.homes.claim(id, self.io.id);
-        let config = LanesConfig {
+        let config = self.client_lanes_config((id, peer), kind, outlives_lanes);
+        let begin = Beginning {
+            id,
+            address,
+            peer,
+            lanes: Lanes::client(now, LaneKey(key), session, config),
+            space: Space::new(Base::Local),
+            allowed: None,
+            home: None,
+            dials: None,
+        };
+        self.begin_session(key, begin);
+        for key in self.connections.dialled_first() {
+            let reason = "another address answered before";
+            self.connections.close(&self.io, key, code::DONE, reason);
+        }
+    }
+
+    /// What lanes a command's session is to have that began on one of this kind.
+    fn client_lanes_config(
+        &self,
+        (id, peer): (SessionId, Fingerprint),
+        kind: LaneKind,
+        outlives_lanes: bool,
+    ) -> LanesConfig {
+        let client = self.client.as_ref();
+        let places = client.and_then(|client| client.paths.several());
+        let asked = client.map_or(0, |client| client.lanes.lanes());
+        let clear = client.is_some_and(|client| client.clear);
+        LanesConfig {
             // A place is chosen where all lanes are known.
             workers: match places {
                 Some(_) => 1,
@@ -227,21 +254,6 @@ impl Worker {
             places: places.unwrap_or(1) as u32,
             outlives_lanes,
             ..self.lanes_config(id, peer)
-        };
-        let begin = Beginning {
-            id,
-            address,
-            peer,
-            lanes: Lanes::client(now, LaneKey(key), session, config),
-            space: Space::new(Base::Local),
-            allowed: None,
-            home: None,
-            dials: None,
-        };
-        self.begin_session(key, begin);
-        for key in self.connections.dialled_first() {
-            let reason = "another address answered before";
-            self.connections.close(&self.io, key, code::DONE, reason);
         }
     }
 

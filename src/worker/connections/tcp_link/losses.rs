@@ -83,11 +83,10 @@ impl LossWatch {
             let is_usual = |name: String| USUAL.contains(&name.as_str());
             if !IS_REFUSED.load(Ordering::Relaxed)
                 && stream.congestion().is_ok_and(is_usual)
-                && let Err(error) = stream.set_congestion(BBR)
+                && stream.set_congestion(BBR).is_err()
             {
-                IS_REFUSED.store(true, Ordering::Relaxed);
                 // The other kind of lane carries what this one does not.
-                tracing::debug!(%error, "packets are lost, and BBR cannot be had");
+                IS_REFUSED.store(true, Ordering::Relaxed);
             }
             *self = LossWatch::Over;
         }

@@ -139,6 +139,8 @@ impl Disk {
             | DiskOp::PutSymlink { .. }
             | DiskOp::CopyRange { .. }
             | DiskOp::Map { .. }
+            | DiskOp::Recall { .. }
+            | DiskOp::Remember { .. }
             | DiskOp::MakeHole { .. }
             | DiskOp::Yield
             | DiskOp::StatDir { .. }

@@ -51,30 +51,35 @@ const WRONG_TOLD: u64 = 16;
 /// second more, since the clock is asked in whole ones.
 const RACY_SECONDS: i64 = 3;
 
+/// Where warnings go, which are few whatever peers do.
+pub type Say = fn(&str);
+
 /// What a daemon remembers. All its workers have it.
 pub struct Digests {
     table: Arc<Mutex<Table>>,
     store: Sender<StoreChange>,
     /// Seconds since the epoch.
     clock: fn() -> i64,
+    say: Say,
     /// Values that were found wrong, by file.
     wrong: AtomicU64,
 }
 
 impl Digests {
     /// Takes up what the store in this directory has, which is made if it is missing. Whatever is
-    /// wrong with it is logged by its thread, and the daemon goes on without.
+    /// wrong with it is said by its thread, and the daemon goes on without.
     ///
     /// # Errors
     /// When the system has no room for another thread.
-    pub fn start(directory: &Path, clock: fn() -> i64) -> std::io::Result<Digests> {
-        Digests::bounded_to(MAX_BYTES, directory, clock)
+    pub fn start(directory: &Path, clock: fn() -> i64, say: Say) -> std::io::Result<Digests> {
+        Digests::bounded_to(MAX_BYTES, directory, clock, say)
     }
 
     fn bounded_to(
         max_bytes: u64,
         directory: &Path,
         clock: fn() -> i64,
+        say: Say,
     ) -> std::io::Result<Digests> {
         let table = Arc::new(Mutex::new(Table::new(max_bytes)));
         let (store, changes) = bounded(WAITING_MAX);
@@ -83,10 +88,10 @@ impl Digests {
         std::thread::Builder::new()
             .name("landro-digests".to_owned())
             .spawn(move || {
-                let store = Store::open(&directory, max_bytes, &shared);
+                let store = Store::open(&directory, max_bytes, &shared, say);
                 // Whoever started it may have waited long enough.
                 let _ = loaded.send(());
-                store::run(store, &changes, &shared);
+                store::run(store, &changes, &shared, say);
             })?;
         // Later is as good: see `LOAD_AT_MOST`.
         let _ = is_loaded.recv_timeout(LOAD_AT_MOST);
@@ -94,6 +99,7 @@ impl Digests {
             table,
             store,
             clock,
+            say,
             wrong: AtomicU64::new(0),
         })
     }
@@ -137,12 +143,11 @@ impl Digests {
     fn forget(&self, stamp: FileStamp) {
         let was_there = self.table().remove(file_of(&stamp));
         if was_there && self.wrong.fetch_add(1, Ordering::Relaxed) < WRONG_TOLD {
-            tracing::warn!(
-                "a kept digest was wrong: the file with inode {} on device {} is hashed anew; was it changed by way of \
-                 mmap(2), or below its file system?",
-                stamp.inode,
-                stamp.device
-            );
+            (self.say)(&format!(
+                "a kept digest was wrong: the file with inode {} on device {} is hashed anew; was it changed by way \
+                 of mmap(2), or below its file system?",
+                stamp.inode, stamp.device
+            ));
         }
         let values = Arc::default();
         let record = KeptRecord { stamp, values };

@@ -231,7 +231,9 @@ fn say_if_unweighed() {
 
 /// What is remembered of chunks, if anything is to be.
 fn remembering(directory: Option<&Path>) -> Result<Option<Arc<Digests>>, EngineError> {
-    let start = |directory| Digests::start(directory, || before(Duration::ZERO)).map(Arc::new);
+    let clock = || before(Duration::ZERO);
+    let say = |said: &str| tracing::warn!("{said}");
+    let start = |directory| Digests::start(directory, clock, say).map(Arc::new);
     directory
         .map(start)
         .transpose()

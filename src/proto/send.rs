@@ -123,8 +123,7 @@ impl Sender {
                 Ok(())
             }
             Message::Again { entry, chunk } => {
-                let bytes = self.plan.on_again(entry, ChunkIndex(chunk))?;
-                self.movers.take_back(bytes);
+                self.plan.on_again(entry, ChunkIndex(chunk))?;
                 self.exchange(ports);
                 Ok(())
             }
@@ -284,9 +283,11 @@ impl Sender {
                 }
                 self.movers.obey(ports, command);
             } else {
-                return;
+                break;
             }
         }
+        let again_bytes = self.plan.take_again_bytes();
+        self.movers.take_back(again_bytes);
     }
 
     /// Starts everything that may be started.

@@ -16,7 +16,7 @@ use landro_sys::file::flags;
 use landro_sys::{FileDone, FileOp, Flock, run as call};
 
 use super::record::{KeptRecord, MAGIC, decode_all};
-use super::{Table, locked};
+use super::{Say, Table, locked};
 
 const NAME: &str = "digests";
 
@@ -48,7 +48,12 @@ pub(super) struct Store {
 }
 
 /// Writes what it is told until the last sender is gone. Without a store it only listens.
-pub(super) fn run(mut store: Option<Store>, changes: &Receiver<StoreChange>, table: &Mutex<Table>) {
+pub(super) fn run(
+    mut store: Option<Store>,
+    changes: &Receiver<StoreChange>,
+    table: &Mutex<Table>,
+    say: Say,
+) {
     for change in changes {
         match change {
             StoreChange::Kept(record) => {
@@ -56,10 +61,10 @@ pub(super) fn run(mut store: Option<Store>, changes: &Receiver<StoreChange>, tab
                     && let Err(error) = open.append(&record, table)
                 {
                     let path = open.directory.join(NAME).display().to_string();
-                    tracing::warn!(
-                        "--digest-cache: cannot write {path}: {error}; digests are kept in memory alone until this daemon \
-                         is started anew"
-                    );
+                    say(&format!(
+                        "--digest-cache: cannot write {path}: {error}; digests are kept in memory alone until this \
+                         daemon is started anew"
+                    ));
                     store = None;
                 }
             }
@@ -70,29 +75,33 @@ pub(super) fn run(mut store: Option<Store>, changes: &Receiver<StoreChange>, tab
 }
 
 impl Store {
-    /// Opens a store and takes what it has into the table. None, and a warning: it cannot be used.
-    pub(super) fn open(directory: &Path, max_bytes: u64, table: &Mutex<Table>) -> Option<Store> {
-        let opened = open(directory, max_bytes, table);
-        let without = "digests are kept in memory alone";
-        match opened {
+    /// Opens a store and takes what it has into the table. None, and a word: it cannot be used.
+    pub(super) fn open(
+        directory: &Path,
+        max_bytes: u64,
+        table: &Mutex<Table>,
+        say: Say,
+    ) -> Option<Store> {
+        let (why, advice) = match open(directory, max_bytes, table, say) {
             Ok(store) => return Some(store),
-            Err(StoreError::Io(call, error)) => tracing::warn!(
-                "--digest-cache {}: {call}: {error}; {without}",
-                directory.display()
+            Err(StoreError::Io(call, error)) => (format!("{call}: {error}"), ""),
+            Err(StoreError::Taken) => (
+                "another daemon has it".to_owned(),
+                "; give each daemon a directory of its own",
             ),
-            Err(StoreError::Taken) => tracing::warn!(
-                "--digest-cache {}: another daemon has it; {without}, give each daemon a directory of its own",
-                directory.display()
+            Err(StoreError::Foreign) => (
+                format!("the file {NAME} there is none of landro's, and is left as it is"),
+                "",
             ),
-            Err(StoreError::Foreign) => tracing::warn!(
-                "--digest-cache {}: the file {NAME} there is none of landro's and is left as it is; {without}",
-                directory.display()
+            Err(StoreError::Others) => (
+                "others may write there, or it is another user's".to_owned(),
+                "; see chmod(1) and chown(1)",
             ),
-            Err(StoreError::Others) => tracing::warn!(
-                "--digest-cache {}: others may write there, or it is another user's; {without}, see chmod(1)",
-                directory.display()
-            ),
-        }
+        };
+        let directory = directory.display();
+        say(&format!(
+            "--digest-cache {directory}: {why}; digests are kept in memory alone{advice}"
+        ));
         None
     }
 
@@ -154,7 +163,12 @@ fn file_options() -> OpenOptions {
     options
 }
 
-fn open(directory: &Path, max_bytes: u64, table: &Mutex<Table>) -> Result<Store, StoreError> {
+fn open(
+    directory: &Path,
+    max_bytes: u64,
+    table: &Mutex<Table>,
+    say: Say,
+) -> Result<Store, StoreError> {
     let io = |call| move |error| StoreError::Io(call, error);
     let mut builder = DirBuilder::new();
     let made = builder.recursive(true).mode(0o700).create(directory);
@@ -198,11 +212,11 @@ fn open(directory: &Path, max_bytes: u64, table: &Mutex<Table>) -> Result<Store,
     take_up(records, table);
     let is_damaged = bytes.len() as u64 != store.len_bytes;
     if is_damaged && bytes.len() > MAGIC.len() {
-        tracing::warn!(
+        say(&format!(
             "--digest-cache: {} is damaged behind its first {} bytes; what was there is hashed again",
             path.display(),
             store.len_bytes
-        );
+        ));
     }
     if is_damaged {
         store.write_anew(table).map_err(io("writing the file"))?;

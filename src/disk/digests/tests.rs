@@ -19,6 +19,10 @@ fn late() -> i64 {
     CHANGED + 3600
 }
 
+fn say(said: &str) {
+    println!("{said}");
+}
+
 fn stamp(inode: u64) -> FileStamp {
     let time = Mtime {
         seconds: CHANGED,
@@ -47,7 +51,7 @@ fn store_of(directory: &tempfile::TempDir) -> PathBuf {
 }
 
 fn start(directory: &tempfile::TempDir) -> Digests {
-    Digests::start(directory.path(), late).unwrap()
+    Digests::start(directory.path(), late, say).unwrap()
 }
 
 fn recalled(digests: &Digests, stamp: FileStamp) -> Option<Arc<[Digest]>> {
@@ -92,7 +96,7 @@ fn young_files_are_neither_believed_nor_remembered() {
     let directory = filled(1);
     let clock = || NOW.load(Ordering::Relaxed);
     await_free(&directory);
-    let digests = Digests::start(directory.path(), clock).unwrap();
+    let digests = Digests::start(directory.path(), clock, say).unwrap();
     for (later, is_old) in [
         (-10, false),
         (0, false),
@@ -123,7 +127,7 @@ fn what_was_not_used_for_longest_goes() {
         stamp: stamp(1),
         values: values(1),
     });
-    let digests = Digests::bounded_to(3 * one, directory.path(), late).unwrap();
+    let digests = Digests::bounded_to(3 * one, directory.path(), late, say).unwrap();
     (1..=3).for_each(|inode| digests.remember(stamp(inode), values(inode)));
     assert!(recalled(&digests, stamp(1)).is_some());
     digests.remember(stamp(4), values(4));
@@ -151,7 +155,7 @@ fn what_was_not_used_for_longest_goes() {
 #[test]
 fn a_store_outlives_its_daemon_and_is_written_anew() {
     let directory = directory();
-    let digests = Digests::bounded_to(20_000, directory.path(), late).unwrap();
+    let digests = Digests::bounded_to(20_000, directory.path(), late, say).unwrap();
     for round in 0..30_000 {
         digests.remember(stamp(round % 40), values(round % 40));
         // The thread may be slower than this one.
@@ -294,7 +298,7 @@ fn what_cannot_be_a_store_is_none_and_the_daemon_goes_on() {
     // Symlinks are not followed, wherever they lead.
     std::os::unix::fs::symlink("/dev/full", led_away.join("digests")).unwrap();
     for place in [a_file, open, led_away] {
-        let digests = Digests::start(&place, late).unwrap();
+        let digests = Digests::start(&place, late, say).unwrap();
         digests.remember(stamp(1), values(1));
         digests.finish();
         assert_eq!(recalled(&digests, stamp(1)), Some(values(1)), "{place:?}");

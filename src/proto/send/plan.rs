@@ -64,6 +64,8 @@ pub struct SendPlan {
     moves_again: bool,
     /// The disk is asked for values of chunks.
     keeps_digests: bool,
+    /// File data that was asked for again (`kept.rs`).
+    again_bytes: u64,
     /// Of what entries without verdict keep of their records.
     sent_bytes: u64,
     odd_sizes: OddSizes,
@@ -200,6 +202,7 @@ impl SendPlan {
             no_growing: config.no_growing,
             moves_again: config.adds_lanes || config.keeps_digests,
             keeps_digests: config.keeps_digests,
+            again_bytes: 0,
             sent_bytes: 0,
             odd_sizes: OddSizes::default(),
             links: HardLinks::default(),
@@ -303,7 +306,10 @@ impl SendPlan {
                 }
             }
             SendReport::Unread { entry, held } => self.want_unread(ports, entry, held),
-            SendReport::GivenBack { file, chunk } => self.files.send_again(file, &[chunk]),
+            SendReport::GivenBack { file, chunk } => {
+                self.files.send_again(file, &[chunk]);
+                self.kept_order_over(file, chunk);
+            }
             SendReport::Held { file } => self.check_file(ports, file),
             SendReport::Stretch { bytes } => self.manifest.count_more(bytes),
             SendReport::Ended {
@@ -321,8 +327,12 @@ impl SendPlan {
                 self.files.chunk_sent(file, chunk, value);
                 self.note_value(file, chunk, value, is_kept);
                 self.note_chunk(file, chunk, at);
+                self.kept_order_over(file, chunk);
             }
-            SendReport::Torn { file, chunk, at } => self.note_chunk(file, chunk, Some(at)),
+            SendReport::Torn { file, chunk, at } => {
+                self.note_chunk(file, chunk, Some(at));
+                self.kept_order_over(file, chunk);
+            }
             SendReport::Failed { file, error } => self.fail_file(ports, file, error),
             SendReport::Over { file } => self.order_over(ports, file),
         }

@@ -38,6 +38,8 @@ pub struct Tap {
     kept: HashMap<(EntryId, u32), u64>,
     /// Of those, how many the receiver asked for again.
     pub asked_again: usize,
+    /// File data of those.
+    pub again_bytes: u64,
     pub have_bytes: u64,
     /// File data that was put on the wire.
     pub data_bytes: u64,
@@ -127,8 +129,10 @@ impl Tap {
                 Message::Verdicts(verdicts) => verdicts,
                 Message::Again { entry, chunk } => {
                     let bytes = self.kept.remove(&(entry, chunk));
-                    self.valid_bytes -= bytes
+                    let bytes = bytes
                         .unwrap_or_else(|| panic!("asks again for chunk {chunk} of {entry:?}"));
+                    self.valid_bytes -= bytes;
+                    self.again_bytes += bytes;
                     self.sent.remove(&(entry, chunk));
                     self.asked_again += 1;
                     continue;

@@ -492,6 +492,12 @@ impl ReceiveMover {
             Body::Whole { .. } if status.is_kept() => {
                 return violation("a small file that is said to be remembered");
             }
+            Body::Chunk { chunk, .. }
+                if status.is_kept()
+                    && !matches!(self.chunks[chunk].place, RecordPlace::Chunk(_)) =>
+            {
+                return violation("a stretch that is said to be remembered");
+            }
             Body::Whole { entry, data } => {
                 self.wholes -= 1;
                 self.flow.arriving_bytes -= bytes_of(&data);

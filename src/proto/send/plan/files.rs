@@ -504,7 +504,7 @@ impl SendPlan {
                     turn += 1;
                 }
                 NextChunks::Chunk(mut order) => {
-                    order.kept = self.kept_value(order.entry, order.chunk);
+                    order.kept = self.order_kept(order.entry, order.chunk);
                     return Some(LargeOrder::Chunk(order));
                 }
                 NextChunks::Holes { first, end } => {

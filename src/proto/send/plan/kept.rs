@@ -14,6 +14,11 @@ use crate::proto::errors::{Violation, violation};
 use crate::proto::integrity::{Digest, Tree};
 use crate::proto::{FileStamp, Recalled};
 
+/// Chunks of a file that may be asked for again. Nothing more is sent with a value that is
+/// remembered once one was, so these are what was under way (chunks have 1 MiB or more), while each
+/// has the digest of the file made anew (20 ms of 64 GiB).
+const AGAINS_MAX: u32 = 1024;
+
 /// What an entry keeps of the values of its chunks until its final verdict.
 #[derive(Debug)]
 pub(super) struct KeptValues {
@@ -22,6 +27,11 @@ pub(super) struct KeptValues {
     /// A bit for each chunk that was sent with a value that is remembered, and of which nobody has
     /// complained.
     unproven: Vec<u64>,
+    /// Chunks that are ordered with such a value, and of which no mover has told yet; and those of
+    /// them that were asked for again already, for what a mover on another worker tells comes by
+    /// mail. As many as orders at most.
+    ordered: Vec<ChunkIndex>,
+    early: Vec<ChunkIndex>,
     /// So many were asked for again.
     agains: u32,
     /// Something was remembered wrongly.
@@ -49,6 +59,8 @@ impl KeptValues {
                 None => Values::Hashed(vec![None; chunks]),
             },
             unproven: vec![0; chunks.div_ceil(64)],
+            ordered: Vec::new(),
+            early: Vec::new(),
             agains: 0,
             is_wrong: false,
             owes_root: true,
@@ -64,12 +76,41 @@ impl KeptValues {
         (size_of::<KeptValues>() + values + self.unproven.len() * 8) as u64
     }
 
-    /// What a chunk may be sent with.
-    fn to_send(&self, chunk: ChunkIndex) -> Option<Digest> {
-        match &self.values {
-            Values::Remembered(values) => values.get(chunk.0 as usize).copied(),
+    /// A chunk is ordered: what it is sent with, if not with what it hashes to.
+    fn order(&mut self, chunk: ChunkIndex) -> Option<Digest> {
+        let at = chunk.0 as usize;
+        let value = match &self.values {
+            Values::Remembered(values) => values.get(at).copied(),
+            // It was sent so, and is sent once more for its lane was lost. The file's digest was
+            // made with that value and may have been said: only a complaint has it said anew.
+            Values::Hashed(values) if self.is_unproven(chunk) => values.get(at).copied().flatten(),
             Values::Hashed(_) => None,
+        }?;
+        self.ordered.push(chunk);
+        Some(value)
+    }
+
+    fn is_unproven(&self, chunk: ChunkIndex) -> bool {
+        let word = self.unproven.get(chunk.0 as usize / 64);
+        word.is_some_and(|word| word & 1 << (chunk.0 % 64) != 0)
+    }
+
+    /// The receiver asks again for a chunk of which no mover has told. False: for another.
+    fn ask_early(&mut self, chunk: ChunkIndex) -> bool {
+        let is_early = self.ordered.contains(&chunk) && !self.early.contains(&chunk);
+        if is_early {
+            self.early.push(chunk);
         }
+        is_early
+    }
+
+    /// An order of a chunk is over. True: it was asked for again.
+    fn order_over(&mut self, chunk: ChunkIndex) -> bool {
+        if let Some(at) = self.ordered.iter().position(|other| *other == chunk) {
+            self.ordered.swap_remove(at);
+        }
+        let early = self.early.iter().position(|other| *other == chunk);
+        early.map(|at| self.early.swap_remove(at)).is_some()
     }
 
     /// A chunk was sent.
@@ -98,12 +139,11 @@ impl KeptValues {
 
     /// The receiver has another value of a chunk. False: of one that it was not sent so.
     fn doubt(&mut self, chunk: ChunkIndex) -> bool {
-        let at = chunk.0 as usize;
-        let word = self.unproven.get_mut(at / 64);
-        let Some(word) = word.filter(|word| **word & 1 << (at % 64) != 0) else {
+        if !self.is_unproven(chunk) || self.agains >= AGAINS_MAX {
             return false;
-        };
-        *word &= !(1 << (at % 64));
+        }
+        let at = chunk.0 as usize;
+        self.unproven[at / 64] &= !(1 << (at % 64));
         self.agains += 1;
         self.owes_root = true;
         self.mend(chunk, None);
@@ -166,9 +206,29 @@ impl SendPlan {
         }
     }
 
-    pub(super) fn kept_value(&self, id: EntryId, chunk: ChunkIndex) -> Option<Digest> {
-        let entry = self.entries.get(&id)?;
-        entry.sent.kept.as_ref()?.to_send(chunk)
+    /// A chunk is ordered: the value that it is sent with, if that is remembered.
+    pub(super) fn order_kept(&mut self, id: EntryId, chunk: ChunkIndex) -> Option<Digest> {
+        let entry = self.entries.get_mut(&id)?;
+        entry.sent.kept.as_mut()?.order(chunk)
+    }
+
+    /// A mover has told what became of an order, and that is noted. What was asked for again before
+    /// is so now.
+    pub(super) fn kept_order_over(&mut self, file: usize, chunk: ChunkIndex) {
+        let Some(id) = self.files.entry_of(file) else {
+            return;
+        };
+        let entry = self.entries.get_mut(&id);
+        let kept = entry.and_then(|entry| entry.sent.kept.as_mut());
+        if kept.is_some_and(|kept| kept.order_over(chunk)) {
+            // If nothing was sent with that value, there is nothing to ask for, whatever was said.
+            let _ = self.on_again(id, chunk);
+        }
+    }
+
+    /// How much file data is moved again since this was last asked, for it was asked for.
+    pub fn take_again_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.again_bytes)
     }
 
     pub(super) fn note_value(
@@ -188,17 +248,21 @@ impl SendPlan {
         }
     }
 
-    /// The receiver asks for a chunk again. Gives how much file data of it is moved again.
+    /// The receiver asks for a chunk again.
     ///
     /// # Errors
-    /// When the chunk was not sent with a value that is remembered, or was asked for before.
-    pub fn on_again(&mut self, id: EntryId, chunk: ChunkIndex) -> Result<u64, Violation> {
+    /// When the chunk was not sent with a value that is remembered, or was asked for before, as were
+    /// so many others.
+    pub fn on_again(&mut self, id: EntryId, chunk: ChunkIndex) -> Result<(), Violation> {
         let entry = self.entries.get_mut(&id);
         let Some(sent) = entry.map(|entry| &mut entry.sent) else {
             return violation(format!("asks again for entry {}, which is over", id.0));
         };
         let before = sent.held_bytes();
-        let kept = sent.kept.as_mut();
+        let mut kept = sent.kept.as_mut();
+        if kept.as_mut().is_some_and(|kept| kept.ask_early(chunk)) {
+            return Ok(());
+        }
         if !kept.is_some_and(|kept| kept.doubt(chunk)) {
             return violation(format!(
                 "asks again for chunk {} of entry {}, which was hashed",
@@ -208,6 +272,7 @@ impl SendPlan {
         let bytes = sent.take_record(chunk);
         self.sent_bytes = self.sent_bytes + sent.held_bytes() - before;
         self.want_again(id, &[chunk]);
-        Ok(bytes.unwrap_or(0))
+        self.again_bytes += bytes.unwrap_or(0);
+        Ok(())
     }
 }

@@ -276,3 +276,58 @@ impl SendPlan {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Mtime;
+
+    const SIZE_BYTES: u64 = 3 << 20;
+
+    fn kept() -> KeptValues {
+        let stamp = FileStamp {
+            device: 1,
+            inode: 2,
+            size_bytes: SIZE_BYTES,
+            mtime: Mtime::default(),
+            ctime: Mtime::default(),
+        };
+        let values: Arc<[Digest]> = Arc::new([[1; 32], [2; 32], [3; 32]]);
+        let values = Some(values);
+        KeptValues::new(SIZE_BYTES, Recalled { stamp, values })
+    }
+
+    /// A chunk is sent as it is remembered, and told of.
+    fn send(kept: &mut KeptValues, chunk: ChunkIndex) {
+        let value = kept.order(chunk).unwrap();
+        kept.note(chunk, value, true);
+        assert!(!kept.order_over(chunk));
+    }
+
+    #[test]
+    fn what_was_sent_so_is_sent_so_again_until_somebody_complains() {
+        let (mut kept, first, last) = (kept(), ChunkIndex(0), ChunkIndex(2));
+        send(&mut kept, first);
+        send(&mut kept, last);
+        assert!(kept.doubt(first));
+        assert_eq!(kept.order(ChunkIndex(1)), None, "nothing new is");
+        // Its lane is lost, and the file's digest was made with its value.
+        assert_eq!(kept.order(last), Some([3; 32]));
+        kept.order_over(last);
+        assert!(kept.doubt(last));
+        assert_eq!(kept.order(last), None);
+        assert!(!kept.doubt(last), "it was hashed");
+    }
+
+    #[test]
+    fn a_complaint_may_come_before_the_movers_word() {
+        let (mut kept, chunk) = (kept(), ChunkIndex(1));
+        assert!(!kept.ask_early(chunk), "nobody ordered it");
+        let value = kept.order(chunk).unwrap();
+        assert!(kept.ask_early(chunk));
+        assert!(!kept.ask_early(chunk), "once");
+        kept.note(chunk, value, true);
+        assert!(kept.order_over(chunk));
+        assert!(kept.doubt(chunk));
+    }
+}

@@ -50,7 +50,15 @@ fn complete(node: &Node) -> Option<Totals> {
 
 /// Runs to the end and checks what is on the disks then; the client's totals, if it says complete.
 fn run(seed: u64, troubles: Troubles) -> (World, Option<Totals>) {
-    let (mut scenario, windows) = scenario(seed);
+    let (scenario, windows) = scenario(seed);
+    run_of(scenario, windows, troubles)
+}
+
+fn run_of(
+    mut scenario: Scenario,
+    windows: &'static [usize],
+    troubles: Troubles,
+) -> (World, Option<Totals>) {
     let (source, before) = (scenario.source.clone(), scenario.target.clone());
     let mut world = World::new(scenario.parts(), troubles, windows);
     world.run();
@@ -199,6 +207,47 @@ fn lanes_on_several_workers_lose_nothing() {
     assert!(few || away.get() > runs.get() / 4, "{away:?}");
     assert!(few || cut.get() > runs.get() / 50, "{cut:?}");
     assert!(few || several.get() > runs.get() / 40, "{several:?}");
+}
+
+/// Values of chunks are remembered wrongly, and lanes are lost that carried such chunks, on several
+/// workers: all of it arrives whole.
+#[test]
+fn what_is_remembered_wrongly_and_lost_comes_whole() {
+    let (kept, cut, runs) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    for_seeds(
+        "what_is_remembered_wrongly_and_lost_comes_whole",
+        1000,
+        |seed| {
+            let mut rng = Rng::new(seed ^ 0x4e3b);
+            let troubles = Troubles {
+                most_lanes: 12,
+                adds_from_bytes: Some(0),
+                adds: 1 + rng.below(4),
+                added_cuts: rng.pick(&[2, 10, 40]),
+                away: rng.pick(&[0, 50, 100]),
+                ..Troubles::default()
+            };
+            let shape = TreeShape {
+                max_entries: 6,
+                max_large: 3,
+            };
+            let mut scenario = Scenario::random(seed, shape);
+            scenario.push = false;
+            scenario.source_limits.keeps_digests = true;
+            let (world, totals) = run_of(scenario, &[100_000, 1_000_000], troubles);
+            for node in world.sessions() {
+                assert!(complete(node).is_some(), "{:?}", node.outcome);
+            }
+            let totals = totals.map_or(0, |totals| totals.kept_chunks);
+            kept.set(kept.get() + totals);
+            let cuts = world.links.iter().filter(|link| link.cut).count() as u64;
+            cut.set(cut.get() + u64::from(totals > 0) * cuts);
+            runs.set(runs.get() + 1);
+        },
+    );
+    let few = runs.get() < 100;
+    assert!(few || kept.get() > runs.get() / 4, "{kept:?}");
+    assert!(few || cut.get() > runs.get() / 20, "{cut:?}");
 }
 
 /// What lanes in the clear carry is changed on the wire, and what is changed comes again elsewhere:

@@ -7,7 +7,7 @@ use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -208,7 +208,7 @@ fn what_is_young_is_not_remembered(backend: &'static str) {
     let mut kept = Kept::new(backend, |_| ());
     let path = kept.world.root("file");
     for _ in 0..2 {
-        let written = Instant::now();
+        let written = landro::engine::now();
         write_file(&path, 2 * MIB, &mut Rng::new("young"));
         assert_eq!(kept.kept_chunks("file", "quic"), 0);
         let again = kept.kept_chunks("file", "quic");
@@ -230,10 +230,13 @@ fn what_is_young_is_not_remembered(backend: &'static str) {
     }
 }
 
+/// Makes what a daemon finds in place of its store.
+type Prepare = fn(&PathBuf);
+
 /// Where there can be no store, and where it has no room: the daemon says so and remembers in
 /// memory.
 fn without_a_store_there_is_memory(backend: &'static str) {
-    let mut cases: Vec<(&str, u64, fn(&PathBuf))> = vec![
+    let mut cases: Vec<(&str, u64, Prepare)> = vec![
         ("File exists", 2, |store| fs::write(store, "x").unwrap()),
         ("left as it is", 2, |store| {
             fs::create_dir(store).unwrap();

@@ -230,11 +230,13 @@ fn what_is_young_is_not_remembered(backend: &'static str) {
     }
 }
 
+/// Makes what a daemon finds in place of its store.
+type Prepare = fn(&PathBuf);
+
 /// Where there can be no store, and where it has no room: the daemon says so and remembers in
 /// memory.
 fn without_a_store_there_is_memory(backend: &'static str) {
-    type Spoil = fn(&PathBuf);
-    let mut cases: Vec<(&str, u64, Spoil)> = vec![
+    let mut cases: Vec<(&str, u64, Prepare)> = vec![
         ("File exists", 2, |store| fs::write(store, "x").unwrap()),
         ("left as it is", 2, |store| {
             fs::create_dir(store).unwrap();

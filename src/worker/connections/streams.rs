@@ -270,10 +270,10 @@ fn link(io: &Loop, conn: TcpConn, id: TcpId, connecting: bool) -> TcpLink {
     link
 }
 
-/// Has the congestion control that was asked for rule what is sent. What is accepted has it from its
-/// listener, unless a route has one of its own (`congctl` of ip-route(8)), which goes before that.
-/// It is set where it is not there yet only: of one that was taken away meanwhile the listener still
-/// hands down what it holds, while each question for its name has the kernel start modprobe.
+/// Has the congestion control that was asked for rule what is sent. What is accepted has it from
+/// its listener, unless a route has one of its own (`congctl` of ip-route(8)), which goes before
+/// that. It is set where it is not there yet only: of one that was taken away meanwhile the listener
+/// still hands down what it holds, while each question for its name has the kernel start modprobe.
 fn rule(io: &Loop, stream: &TcpStream) -> io::Result<()> {
     match &io.shared.tcp_congestion {
         Some(name) if stream.congestion()? != *name => stream.set_congestion(name),

@@ -20,8 +20,8 @@ fn hears_of_an_altered_lane(clear: bool) -> bool {
         clear,
         ..hello
     }));
-    // What of the target's place there is.
-    server.answer(Err(ENOENT));
+    server.answer(Ok(DiskDone::Target { name: None }));
+    server.answer(Ok(DiskDone::Above(Vec::new())));
     let (lane, altered) = (0, true);
     server.hear(Message::LaneOver { lane, altered });
     assert_eq!(server.outcome, None);

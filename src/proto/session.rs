@@ -255,10 +255,15 @@ impl Session {
         }
         self.now = now;
         let is_tick = matches!(input, Input::Tick);
+        let was_idle = self.disk_under_way() == 0;
         if let Err(Violation(text)) = self.take(now, input) {
             self.finish(Outcome::Violation(text));
         }
         self.advance(now);
+        if was_idle && self.disk_under_way() > 0 {
+            // What begins now has had no time to get on.
+            self.watch.looked(now);
+        }
         #[cfg(test)]
         self.check();
         debug_assert!(

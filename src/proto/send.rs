@@ -88,6 +88,9 @@ pub struct Sender {
     away: AwayMovers,
     /// The mover whose turn comes first next time: none is always the last to pull.
     first: usize,
+    /// Movers on other workers are asked first: where a bandwidth limit gives one order at a time,
+    /// those of this worker had the last.
+    is_away_turn: bool,
     /// A mover let an order pass; when that is thought over, if nothing happens before.
     look_again: Option<Instant>,
     rate: TransferRate,
@@ -101,6 +104,7 @@ impl Sender {
             movers: Movers::new(now, &config),
             away: AwayMovers::default(),
             first: 0,
+            is_away_turn: false,
             look_again: None,
             rate: TransferRate::new(now, config.bwlimit_bps),
             plan: SendPlan::new(now, config),
@@ -323,24 +327,38 @@ impl Sender {
         self.movers.share_streams();
         self.rate.begin_turn();
         self.look_again = None;
+        let away_first = self.is_away_turn;
+        let mut given_away = away_first && self.order_away(now, ports);
+        let read_here = self.read_here(now, ports);
+        given_away |= !away_first && self.order_away(now, ports);
+        self.is_away_turn = match (read_here, given_away) {
+            (true, false) => true,
+            (false, true) => false,
+            (true, true) => !away_first,
+            (false, false) => away_first,
+        };
+        self.movers.control().hash_holes(ports);
+        self.exchange(ports);
+    }
+
+    /// Has the movers of this worker read, in turn. False: there was no room, or nothing to read.
+    fn read_here(&mut self, now: Instant, ports: &mut Ports) -> bool {
         self.first = (self.first + 1) % self.movers.len();
-        let mut at = self.first;
-        let mut idle = 0;
+        let (mut at, mut idle, mut has_read) = (self.first, 0, false);
         while idle < self.movers.len() {
             idle = match self.read_one(now, ports, at) {
                 true => 0,
                 false => idle + 1,
             };
+            has_read |= idle == 0;
             at = (at + 1) % self.movers.len();
         }
-        self.order_away(now, ports);
-        self.movers.control().hash_holes(ports);
-        self.exchange(ports);
+        has_read
     }
 
-    /// Gives orders to movers on other workers that have room.
-    fn order_away(&mut self, now: Instant, ports: &mut Ports) {
-        let mut has_given = true;
+    /// Gives orders to movers on other workers that have room. False: there was none, or no order.
+    fn order_away(&mut self, now: Instant, ports: &mut Ports) -> bool {
+        let (mut has_given, mut gave) = (true, false);
         while std::mem::take(&mut has_given) {
             for at in self.away.hungry() {
                 // Not asked without need: the last answer is what is waited for.
@@ -349,7 +367,9 @@ impl Sender {
                     has_given |= self.give_away(now, ports, at);
                 }
             }
+            gave |= has_given;
         }
+        gave
     }
 
     /// Gives a mover on another worker an order. False: there is none.

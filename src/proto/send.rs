@@ -41,6 +41,9 @@ use orders::{LargeOrder, SendCommand, SendReport};
 use plan::SendPlan;
 use tail::{LaneLoad, others_are_sooner};
 
+/// What counts as of late: a few chunks, and more of files whose chunks are larger.
+const LEAD_MAX_BYTES: i64 = 64 << 20;
+
 /// Small files that are read at a time, at least.
 const LOOKUP_LEAST: usize = 1;
 
@@ -88,9 +91,9 @@ pub struct Sender {
     away: AwayMovers,
     /// The mover whose turn comes first next time: none is always the last to pull.
     first: usize,
-    /// Movers on other workers are asked first: where a bandwidth limit gives one order at a time,
-    /// those of this worker had the last.
-    is_away_turn: bool,
+    /// So much more movers on other workers were given of late than those of this one: where a
+    /// bandwidth limit lets little through, who had less comes first.
+    away_lead_bytes: i64,
     /// A mover let an order pass; when that is thought over, if nothing happens before.
     look_again: Option<Instant>,
     rate: TransferRate,
@@ -104,7 +107,7 @@ impl Sender {
             movers: Movers::new(now, &config),
             away: AwayMovers::default(),
             first: 0,
-            is_away_turn: false,
+            away_lead_bytes: 0,
             look_again: None,
             rate: TransferRate::new(now, config.bwlimit_bps),
             plan: SendPlan::new(now, config),
@@ -327,38 +330,42 @@ impl Sender {
         self.movers.share_streams();
         self.rate.begin_turn();
         self.look_again = None;
-        let away_first = self.is_away_turn;
-        let mut given_away = away_first && self.order_away(now, ports);
-        let read_here = self.read_here(now, ports);
-        given_away |= !away_first && self.order_away(now, ports);
-        self.is_away_turn = match (read_here, given_away) {
-            (true, false) => true,
-            (false, true) => false,
-            (true, true) => !away_first,
-            (false, false) => away_first,
-        };
+        match self.away_lead_bytes < 0 {
+            true => {
+                self.order_away(now, ports);
+                self.read_here(now, ports);
+            }
+            false => {
+                self.read_here(now, ports);
+                self.order_away(now, ports);
+            }
+        }
         self.movers.control().hash_holes(ports);
         self.exchange(ports);
     }
 
-    /// Has the movers of this worker read, in turn. False: there was no room, or nothing to read.
-    fn read_here(&mut self, now: Instant, ports: &mut Ports) -> bool {
+    /// Has the movers of this worker read, in turn.
+    fn read_here(&mut self, now: Instant, ports: &mut Ports) {
         self.first = (self.first + 1) % self.movers.len();
-        let (mut at, mut idle, mut has_read) = (self.first, 0, false);
+        let (mut at, mut idle) = (self.first, 0);
         while idle < self.movers.len() {
             idle = match self.read_one(now, ports, at) {
                 true => 0,
                 false => idle + 1,
             };
-            has_read |= idle == 0;
             at = (at + 1) % self.movers.len();
         }
-        has_read
     }
 
-    /// Gives orders to movers on other workers that have room. False: there was none, or no order.
-    fn order_away(&mut self, now: Instant, ports: &mut Ports) -> bool {
-        let (mut has_given, mut gave) = (true, false);
+    /// Some were given so much more of late.
+    fn note_lead(&mut self, away_bytes: i64) {
+        let lead_bytes = self.away_lead_bytes.saturating_add(away_bytes);
+        self.away_lead_bytes = lead_bytes.clamp(-LEAD_MAX_BYTES, LEAD_MAX_BYTES);
+    }
+
+    /// Gives orders to movers on other workers that have room.
+    fn order_away(&mut self, now: Instant, ports: &mut Ports) {
+        let mut has_given = true;
         while std::mem::take(&mut has_given) {
             for at in self.away.hungry() {
                 // Not asked without need: the last answer is what is waited for.
@@ -367,9 +374,7 @@ impl Sender {
                     has_given |= self.give_away(now, ports, at);
                 }
             }
-            gave |= has_given;
         }
-        gave
     }
 
     /// Gives a mover on another worker an order. False: there is none.
@@ -384,6 +389,7 @@ impl Sender {
         let bytes = chunk_len_bytes(order.size_bytes, order.chunk);
         let (mover, worker) = self.away.give(now, at, order.file, bytes);
         self.rate.take(bytes);
+        self.note_lead(bytes as i64);
         let order = AwaySendOrder::Chunk { mover, order };
         ports.mail_outpost(worker, MoverOrder::Send(order));
         true
@@ -444,6 +450,7 @@ impl Sender {
         };
         mover.count(bytes);
         self.rate.take(bytes);
+        self.note_lead(-(bytes as i64));
         self.exchange(ports);
         true
     }

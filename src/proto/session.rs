@@ -357,7 +357,9 @@ impl Session {
     fn take(&mut self, now: Instant, input: Input) -> Result<(), Violation> {
         match input {
             Input::Control(bytes) => self.on_control(now, bytes),
-            Input::ControlClosed => {
+            // Only an ending transport resets data streams; what it had to say about why comes no
+            // more.
+            Input::ControlClosed | Input::DataReset => {
                 let totals = self.totals();
                 self.finish(Outcome::Lost(totals));
                 Ok(())
@@ -371,13 +373,6 @@ impl Session {
                     self.role.on_data(now, &mut self.ports, data, is_running)
                 }
             },
-            Input::DataReset => {
-                // Only an ending transport resets streams; what it had to say about why comes no
-                // more.
-                let totals = self.totals();
-                self.finish(Outcome::Lost(totals));
-                Ok(())
-            }
             Input::Copy(step) => self.on_copy(step),
             Input::Sent { mover, bytes } => {
                 self.watch.moved(now, bytes);
@@ -395,20 +390,17 @@ impl Session {
                 }
                 Ok(())
             }
+            Input::Cancel(_) | Input::Refuse(_) if !matches!(self.end, End::No) => Ok(()),
             Input::Cancel(reason) => {
-                if matches!(self.end, End::No) {
-                    self.role.flush(&mut self.ports);
-                    self.ports.message(&Message::Cancel { reason });
-                    let totals = self.totals();
-                    self.finish(Outcome::Cancelled { reason, totals });
-                }
+                self.role.flush(&mut self.ports);
+                self.ports.message(&Message::Cancel { reason });
+                let totals = self.totals();
+                self.finish(Outcome::Cancelled { reason, totals });
                 Ok(())
             }
             Input::Refuse(error) => {
-                if matches!(self.end, End::No) {
-                    self.role.flush(&mut self.ports);
-                    self.refuse(error);
-                }
+                self.role.flush(&mut self.ports);
+                self.refuse(error);
                 Ok(())
             }
             Input::DiskWorks => {

@@ -54,8 +54,8 @@ impl Connections {
     }
 
     /// Gives up one that TCP carries where nothing that it sends arrives, and that the peer is
-    /// reached without: a lane that was added to one over QUIC, or is on another worker than it. (One that is alone goes on as long
-    /// as TCP does.)
+    /// reached without: a lane that was added to one over QUIC, or is on another worker than it.
+    /// (One that is alone goes on as long as TCP does.)
     pub(crate) fn give_up_stuck(&mut self, io: &Loop, key: usize) {
         let Some(connection) = self.table.get_mut(key) else {
             return;
@@ -272,8 +272,9 @@ fn link(io: &Loop, conn: TcpConn, id: TcpId, connecting: bool) -> TcpLink {
 
 /// Has the congestion control that was asked for rule what is sent. What is accepted has it from
 /// its listener, unless a route has one of its own (`congctl` of ip-route(8)), which goes before
-/// that. It is set where it is not there yet only: of one that was taken away meanwhile the listener
-/// still hands down what it holds, while each question for its name has the kernel start modprobe.
+/// that. It is set where it is not there yet only: of one that was taken away meanwhile the
+/// listener still hands down what it holds, while each question for its name has the kernel start
+/// modprobe.
 fn rule(io: &Loop, stream: &TcpStream) -> io::Result<()> {
     match &io.shared.tcp_congestion {
         Some(name) if stream.congestion()? != *name => stream.set_congestion(name),

@@ -251,8 +251,8 @@ impl SendPlan {
     /// The receiver asks for a chunk again.
     ///
     /// # Errors
-    /// When the chunk was not sent with a value that is remembered, or was asked for before, as were
-    /// so many others.
+    /// When the chunk was not sent with a value that is remembered, or was asked for before, as
+    /// were so many others.
     pub fn on_again(&mut self, id: EntryId, chunk: ChunkIndex) -> Result<(), Violation> {
         let entry = self.entries.get_mut(&id);
         let Some(sent) = entry.map(|entry| &mut entry.sent) else {

@@ -255,12 +255,12 @@ impl Session {
         }
         self.now = now;
         let is_tick = matches!(input, Input::Tick);
-        let was_idle = self.disk_under_way() == 0;
+        let was_idle = self.is_idle();
         if let Err(Violation(text)) = self.take(now, input) {
             self.finish(Outcome::Violation(text));
         }
         self.advance(now);
-        if was_idle && self.disk_under_way() > 0 {
+        if was_idle && !self.is_idle() {
             // What begins now has had no time to get on.
             self.watch.looked(now);
         }
@@ -331,6 +331,11 @@ impl Session {
 
     fn disk_under_way(&self) -> u64 {
         self.ports.disk_wanted() - self.disk_ended
+    }
+
+    /// Nothing is watched, or nothing of this side is under way.
+    fn is_idle(&self) -> bool {
+        !matches!(self.end, End::No) || self.disk_under_way() == 0
     }
 
     /// Heap bytes kept because the peer said or asked for something, about.

@@ -365,8 +365,7 @@ impl Session {
             // Only an ending transport resets data streams; what it had to say about why comes no
             // more.
             Input::ControlClosed | Input::DataReset => {
-                let totals = self.totals();
-                self.finish(Outcome::Lost(totals));
+                self.finish(Outcome::Lost(self.totals()));
                 Ok(())
             }
             Input::Data { stream, bytes, fin } => match self.end {
@@ -499,8 +498,7 @@ impl Session {
         }
         self.watch.looked(now);
         if self.role.gives_up_at().is_some_and(|at| now >= at) {
-            let totals = self.totals();
-            self.finish(Outcome::Lost(totals));
+            self.finish(Outcome::Lost(self.totals()));
         } else if let Some(since) = self.watch.stalled_since(now, self.disk_under_way()) {
             self.stall(now - since);
         } else if self.may_speak()

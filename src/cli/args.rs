@@ -29,7 +29,7 @@ use route::RouteError;
 /// Data streams of one transfer (`ParallelTransferConfig`'s default).
 pub const DEFAULT_STREAMS: u8 = 16;
 
-/// Moves files between Linux hosts over QUIC on io_uring.
+/// Moves files between Linux hosts over QUIC and TLS, on io_uring.
 #[derive(Parser, Debug)]
 #[command(name = "landro", version, max_term_width = 100, after_help = EXIT_CODES)]
 // An alias of a shell may say an option that the command line says again.
@@ -75,7 +75,8 @@ pub struct ServeArgs {
     /// [default: :4433]
     #[arg(long, value_name = "ADDR", value_parser = Listen::parse)]
     pub listen: Vec<Listen>,
-    /// Lets this peer in for this run, in addition to authorized_peers; repeatable
+    /// Lets this peer in for this run, in addition to authorized_peers, but not in the clear;
+    /// repeatable
     #[arg(long, value_name = "FINGERPRINT")]
     pub allow: Vec<Fingerprint>,
     /// Nobody may write, whatever authorized_peers says
@@ -105,8 +106,9 @@ pub struct ServeArgs {
     /// them every hour [default: they stay]
     #[arg(long, value_name = "AGE", value_parser = age)]
     pub partial_max_age: Option<Duration>,
-    /// Remembers the digests of what was sent in this directory, one for each daemon: a file that
-    /// did not change is hashed once, however many fetch it [default: each hashes it anew]
+    /// Remembers the digests of files above 64 KiB that were sent whole, in this directory, one for
+    /// each daemon: such a file is hashed once as long as it does not change, however many fetch it
+    /// without --clear [default: each hashes it anew]
     #[arg(long, value_name = "DIR")]
     pub digest_cache: Option<PathBuf>,
     /// Most memory for transfers; suffixes as in --bwlimit [default: 64M]
@@ -199,12 +201,13 @@ pub struct CpArgs {
     /// Most data streams of the transfer; how many are used follows the measured goodput
     #[arg(long, value_name = "N", default_value_t = DEFAULT_STREAMS, value_parser = streams())]
     pub streams: u8,
-    /// How many lanes over TCP carry the bulk together: auto, or 1 to 16. One is as fast as several
-    /// where a single core is the limit, or the wire
+    /// How many lanes over TCP carry the bulk together: 1 to 16; auto is one. More help where a core
+    /// is the limit and both sides have several, or where each lane has a limit of its own; none
+    /// help where the wire is the limit
     #[arg(long, value_name = "N|auto", default_value_t, value_parser = LaneCount::from_str)]
     pub lanes: LaneCount,
     /// Threads that have these lanes [default: with --lanes above 1 as many, up to one per core;
-    /// with --clear one, which has those in the clear in any case]
+    /// with --clear one, which has those in the clear in any case; several --bind have all on one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=255))]
     pub workers: Option<u8>,
     /// Has those lanes do without TLS, if the daemon lets this host (serve --allow-clear): the bulk
@@ -382,8 +385,9 @@ pub struct EngineArgs {
     /// is added to them by cp --clear and serve --allow-clear)
     #[arg(long, value_name = "KINDS", default_value_t, value_parser = LaneKinds::from_str)]
     pub lane_kinds: LaneKinds,
-    /// Congestion control of what is sent over TCP, any that the kernel has, in BPF, too: bbr where
-    /// a path loses packets [default: the kernel's]
+    /// Congestion control of what is sent over TCP, any that the kernel has, in BPF, too
+    /// [default: the kernel's; in place of cubic and reno, bbr once packets are lost all the time, if
+    /// this process may have it]
     #[arg(long, value_name = "NAME", value_parser = tcp_congestion)]
     pub tcp_congestion: Option<String>,
     /// Who seals the records of tls: off is this program, auto the kernel where it can (its module

@@ -98,7 +98,7 @@ pub const MAX_LANE_COUNT: u8 = 16;
 /// How many lanes over TCP are added to a session, which carry the bulk of it together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum LaneCount {
-    /// As many as are worth it: one, since all lanes of a session are on one core.
+    /// As many as are worth it: one, and one thread.
     #[default]
     Auto,
     /// So many, be there one core or several.

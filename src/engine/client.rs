@@ -349,7 +349,7 @@ impl Workers {
 
     fn shut_down(&self) {
         for worker in (0..self.shared.workers).map(WorkerId) {
-            self.shared.post(worker, Mail::Shutdown(Duration::ZERO));
+            self.shared.insist(worker, Mail::Shutdown(Duration::ZERO));
         }
     }
 

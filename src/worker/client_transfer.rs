@@ -295,8 +295,10 @@ impl ClientTransfer {
     }
 
     /// When a command that is over ends without what another worker has not told.
-    pub(crate) fn carried_until(&self) -> Option<Instant> {
-        self.carried_until.filter(|_| self.carried_due > 0)
+    pub(crate) fn carried_until(&self, now: Instant) -> Option<Instant> {
+        let until = self.carried_until.filter(|_| self.carried_due > 0);
+        // Later it is no reason to look, should the session not be over.
+        until.filter(|until| *until > now)
     }
 
     pub(crate) fn add_carried(&mut self, stats: &TransportStats) {

@@ -1,4 +1,4 @@
-//! A TCP connection on its way to the worker that has its session.
+//! A TCP connection on its way to the worker where it is to be a lane.
 
 use std::net::SocketAddr;
 use std::time::Instant;

@@ -344,7 +344,9 @@ impl Worker {
             self.io.log.due(),
             self.outbox.due(self.io.now),
             self.client.as_ref().and_then(ClientTransfer::dial_at),
-            self.client.as_ref().and_then(ClientTransfer::carried_until),
+            self.client
+                .as_ref()
+                .and_then(|it| it.carried_until(self.io.now)),
         ]
         .into_iter()
         .flatten()

@@ -1,4 +1,4 @@
-//! A TLS connection and its TCP stream: what the kernel said of the stream, and what it is asked.
+//! A connection over TCP and its stream: what the kernel said of the stream, and what it is asked.
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;

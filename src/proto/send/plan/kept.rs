@@ -15,9 +15,10 @@ use crate::proto::integrity::{Digest, Tree};
 use crate::proto::{FileStamp, Recalled};
 
 /// Chunks of a file that may be asked for again. Nothing more is sent with a value that is
-/// remembered once one was, so these are what was under way (chunks have 1 MiB or more), while each
-/// has the digest of the file made anew (20 ms of 64 GiB).
-const AGAINS_MAX: u32 = 1024;
+/// remembered once one was, so these are what was under way (chunks have 1 MiB or more, and a lane
+/// that is silent for 5 s while others carry 10 Gbit/s has them all come together), while each may
+/// have the digest of the file made anew (20 ms of 64 GiB).
+const AGAINS_MAX: u32 = 8192;
 
 /// What an entry keeps of the values of its chunks until its final verdict.
 #[derive(Debug)]

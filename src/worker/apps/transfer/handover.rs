@@ -1,5 +1,5 @@
 //! A TCP connection arrives at any worker: it becomes a lane there, if that may be, or is handed
-//! over to the one that has its session.
+//! over to the one where it is to be: its session's, or one that has fewer of its lanes.
 
 use crate::ids::{SessionId, WorkerId};
 use crate::proto::lanes::{DialKind, LaneKey, LanesInput, NewcomerInput};

@@ -201,9 +201,9 @@ pub struct CpArgs {
     /// Most data streams of the transfer; how many are used follows the measured goodput
     #[arg(long, value_name = "N", default_value_t = DEFAULT_STREAMS, value_parser = streams())]
     pub streams: u8,
-    /// How many lanes over TCP carry the bulk together: 1 to 16; auto is one. More help where a core
-    /// is the limit and both sides have several, or where each lane has a limit of its own; none
-    /// help where the wire is the limit
+    /// How many lanes over TCP carry the bulk together: 1 to 16; auto is one. More help where a
+    /// core is the limit and both sides have several, or where each lane has a limit of its own;
+    /// none help where the wire is the limit
     #[arg(long, value_name = "N|auto", default_value_t, value_parser = LaneCount::from_str)]
     pub lanes: LaneCount,
     /// Threads that have these lanes [default: with --lanes above 1 as many, up to one per core;
@@ -386,8 +386,8 @@ pub struct EngineArgs {
     #[arg(long, value_name = "KINDS", default_value_t, value_parser = LaneKinds::from_str)]
     pub lane_kinds: LaneKinds,
     /// Congestion control of what is sent over TCP, any that the kernel has, in BPF, too
-    /// [default: the kernel's; in place of cubic and reno, bbr once packets are lost all the time, if
-    /// this process may have it]
+    /// [default: the kernel's; in place of cubic and reno, bbr once packets are lost all the time,
+    /// if this process may have it]
     #[arg(long, value_name = "NAME", value_parser = tcp_congestion)]
     pub tcp_congestion: Option<String>,
     /// Who seals the records of tls: off is this program, auto the kernel where it can (its module

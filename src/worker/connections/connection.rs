@@ -220,7 +220,6 @@ impl Connection {
     pub(super) fn schedule(&mut self, io: &mut Loop, key: usize) {
         let now = io.now;
         let look = self.conn.tcp_mut().and_then(|link| link.look_at);
-        let reads = self.conn.tcp_mut().and_then(|link| link.reads_at());
         let quic = self.conn.quic();
         let pacing = quic.and_then(|conn| conn.release_time(now));
         let pacing = pacing.filter(|at| *at > now);
@@ -235,7 +234,6 @@ impl Connection {
             stuck,
             look.filter(|_| !self.conn.is_closing()),
             doubt.filter(|_| !self.conn.is_closing()),
-            reads,
         ]
         .into_iter()
         .flatten()

@@ -90,11 +90,18 @@ impl Connections {
 
     /// Asks the kernel about the paths of those that TCP carries.
     pub(crate) fn measure_streams(&mut self, io: &Loop) {
-        for (_, connection) in &mut self.table {
-            if let Transport::Tcp(link) = &mut connection.conn {
-                link.measure(&io.driver);
-                connection.last_stats();
-            }
+        for key in self.keys() {
+            self.measure(io, key);
+        }
+    }
+
+    /// The same, of one.
+    pub(crate) fn measure(&mut self, io: &Loop, key: usize) {
+        if let Some(connection) = self.table.get_mut(key)
+            && let Transport::Tcp(link) = &mut connection.conn
+        {
+            link.measure(&io.driver);
+            connection.last_stats();
         }
     }
 

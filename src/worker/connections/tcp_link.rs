@@ -12,12 +12,10 @@ use crate::quic::{ConnState, PathSnapshot};
 use crate::tcp::{KernelStep, TcpConn};
 
 mod losses;
-mod rest;
 #[cfg(test)]
 mod tests;
 
 use losses::LossWatch;
-use rest::ReadRest;
 
 /// Received and sent at once, before others get their turn: some milliseconds of 1 Gbit/s, and a
 /// fraction of one of the fastest.
@@ -56,7 +54,6 @@ pub(crate) struct TcpLink {
     /// slow path says nothing itself for long.
     pub(super) arrives_at: Option<Instant>,
     losses: LossWatch,
-    rest: ReadRest,
 }
 
 /// How far the stream is.
@@ -90,7 +87,6 @@ impl TcpLink {
             look_at: None,
             arrives_at: None,
             losses: LossWatch::Over,
-            rest: ReadRest::default(),
         }
     }
 
@@ -118,8 +114,6 @@ impl TcpLink {
         if self.phase == StreamPhase::Connecting && !self.is_connected(driver, now) {
             return;
         }
-        // Nothing watches in a rest, so the kernel is asked.
-        self.readable |= self.rest.is_over(now) && !self.is_at_end;
         let (stream, mut taken) = (driver.stream(self.id), 0);
         while self.readable && taken < TURN_BYTES && self.give_keys(driver, now) {
             let in_records = self.conn.is_opened_by_kernel();
@@ -157,13 +151,6 @@ impl TcpLink {
                 Err(error) => self.lose(now, &error),
             }
         }
-        let is_empty = !self.readable && self.phase == StreamPhase::Open;
-        self.rest.read(now, taken, is_empty && !self.is_at_end);
-    }
-
-    /// When it is to be read though nothing watches. None: a watch will tell.
-    pub(super) fn reads_at(&self) -> Option<Instant> {
-        self.rest.until()
     }
 
     /// Sends what is sealed. True: the kernel may take more.
@@ -323,8 +310,7 @@ impl TcpLink {
     /// Has the driver watch for what is waited for.
     pub(crate) fn watch(&mut self, driver: &mut Driver, now: Instant) {
         let waits_for_room = !self.conn.outgoing(now).is_empty();
-        let rests = self.rest.until().is_some();
-        let waits_for_bytes = !self.readable && !self.is_at_end && !rests;
+        let waits_for_bytes = !self.readable && !self.is_at_end;
         let wanted = match self.phase {
             StreamPhase::Connecting => Interest::WRITE,
             StreamPhase::Open => Interest {

@@ -149,6 +149,7 @@ impl Worker {
 
     /// Closes a connection that carries no session, or none any more.
     pub(super) fn leave_and_close(&mut self, key: usize, code: u64, text: &str) {
+        self.connections.measure(&self.io, key);
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };

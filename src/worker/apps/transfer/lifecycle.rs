@@ -123,6 +123,7 @@ impl Worker {
     /// The connection is closing, and nothing more will be read: no need to wait until QUIC has
     /// drained.
     pub(crate) fn lane_closes(&mut self, key: usize) {
+        self.connections.measure(&self.io, key);
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };

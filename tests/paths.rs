@@ -271,8 +271,8 @@ const V4: &str = "198.18.3.2";
 const V6: &str = "[fd00:3::2]";
 
 /// In seconds, what a transfer of three may take whose path was away for none of them: the idle
-/// timeout is a minute. On a machine with much else to do twenty of them are not enough.
-const SOON: f64 = 40.0;
+/// timeout is a minute.
+const SOON: f64 = 20.0;
 
 fn a_client_moves_to_another_address(backend: &'static str) {
     if Net::new().is_none() {

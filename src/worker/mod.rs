@@ -361,6 +361,7 @@ impl Worker {
                 self.io.driver.trim();
             }
             self.connections.shrink();
+            self.sessions.shrink();
             landro_sys::weigh::give_back();
         }
     }

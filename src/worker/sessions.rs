@@ -94,6 +94,13 @@ impl Sessions {
         self.table.is_empty()
     }
 
+    /// Gives back the room of sessions that are over.
+    pub(crate) fn shrink(&mut self) {
+        self.table.shrink_to_fit();
+        self.ids.shrink_to_fit();
+        self.questions.shrink_to_fit();
+    }
+
     pub(crate) fn find(&self, id: SessionId) -> Option<usize> {
         self.ids.get(&id).copied()
     }

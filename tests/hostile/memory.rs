@@ -24,9 +24,8 @@ const BUDGET_BYTES: u64 = 64 << 20;
 /// Code, stacks, receive rings, the heap's own loss, what BoringSSL keeps.
 const BESIDE_BYTES: u64 = 32 << 20;
 
-/// What may be left [`GIVEN_BACK_AFTER`]: pages of the heap that something lives on. Measured 6 to
-/// 16 MiB of the same daemon in the same test, by chance.
-const LEFT_BYTES: u64 = 20 << 20;
+/// What may be left [`GIVEN_BACK_AFTER`].
+const LEFT_BYTES: u64 = 16 << 20;
 
 /// A keep-alive is sent after 5 s, answered within 2 s, looked at each half second, by a worker
 /// that was not away for one; memory is given back 2 s later: 11 s at most. As much again is for a

@@ -8,6 +8,7 @@ mod wire;
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use common::tree::{self, Rng, assert_no_leftovers, assert_same, same_content};
 use common::{Daemon, Output, Running, Side};
@@ -19,6 +20,7 @@ on_both_backends!(
     several_lanes_go_in_the_clear,
     nothing_goes_in_the_clear_unless_both_say_so,
     data_that_is_changed_comes_again,
+    what_is_remembered_and_changed_comes_again,
     what_is_said_cannot_be_changed,
     a_handshake_that_is_changed_lets_nobody_in,
     a_proof_that_is_changed_lets_nobody_in,
@@ -271,6 +273,42 @@ fn data_that_is_changed_comes_again(backend: &'static str) {
     over_a_bad_wire(backend, &changes, ALTERED);
 }
 
+/// The daemon does not see what it sends, and finds out by the receiver's complaint that it is not
+/// what arrives.
+fn what_is_remembered_and_changed_comes_again(backend: &'static str) {
+    let store = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let kept = store.path().join("kept");
+    let args = ["--allow-clear", "--digest-cache", kept.to_str().unwrap()];
+    let site = Site::new(backend, &args, "rw,clear");
+    let (there, back) = (site.path("root/file"), site.path("back"));
+    fs::copy(site.source(FILE_BYTES), &there).unwrap();
+    // Until it is not young any more (ADR 44).
+    std::thread::sleep(Duration::from_millis(4_500));
+    let pull = |url: &str| {
+        let files = [url, back.to_str().unwrap()];
+        let output = site.start(&[&TCP[..], &files].concat()).wait().expect(0);
+        assert_same(&there, &back);
+        output
+    };
+    assert_eq!(pull(&site.daemon.url("file")).number("kept_chunks"), 0);
+    for at in [3_000_001, 9_000_000] {
+        let change = Change {
+            mischief: Mischief::Flip,
+            to_daemon: false,
+            at,
+        };
+        let wire = Wire::new(site.daemon.address(), Some(change));
+        let before = site.daemon.log().matches(ALTERED_LOG).count();
+        let output = pull(&wire.url("file"));
+        assert!(output.number("kept_chunks") > 0, "{output:?}");
+        assert!(warns(&output, ALTERED), "{output:?}");
+        assert_eq!(output.number("warnings"), 1, "{output:?}");
+        site.daemon.wait_for_log_again(ALTERED_LOG, before);
+        // It was forgotten, though it was right.
+        assert_eq!(pull(&site.daemon.url("file")).number("kept_chunks"), 0);
+    }
+}
+
 /// Heads of records and frames, and the codes of what is said, at the beginning of a lane.
 fn what_is_said_cannot_be_changed(backend: &'static str) {
     use Mischief::{Flip, Insert, Remove};
@@ -323,7 +361,7 @@ fn answers_cannot_be_changed(backend: &'static str) {
         let files = [there.to_str().unwrap(), &url];
         let output = site.start(&[&TCP[..], &files].concat()).wait().expect(0);
         assert_same(&there, &site.path("root/file"));
-        let is_length = at < 68;
+        let is_length = at < 70;
         assert!(is_length || warns(&output, ALTERED), "{at}: {output:?}");
         assert_eq!(wire.in_the_clear().len(), 1, "{at}: taken up again");
     }

@@ -22,6 +22,9 @@ on_both_backends!(
     what_is_young_is_not_remembered,
     without_a_store_there_is_memory,
     what_was_cut_off_is_not_remembered,
+    what_is_remembered_goes_from_the_page_cache,
+    a_wrong_value_is_no_fault_of_the_wire,
+    a_file_that_shrinks_on_its_way_fails,
 );
 
 const MIB: u64 = 1 << 20;
@@ -29,6 +32,9 @@ const MIB: u64 = 1 << 20;
 /// Sizes of large files: one chunk, a few, a whole number, and many; and how many chunks that is.
 const SIZES: [u64; 4] = [100_000, 2 * MIB + 5, 4 * MIB, 20 * MIB + 1];
 const CHUNKS: u64 = 1 + 3 + 4 + 21;
+
+/// Bulk without TLS, and control over it.
+const CLEAR: &str = "clear";
 
 /// For so long a file is young.
 const YOUNG: Duration = Duration::from_secs(3);
@@ -55,7 +61,7 @@ impl Kept {
         let stores = on_disk();
         let store = stores.path().join("kept");
         prepare(&store);
-        let args = ["--digest-cache", store.to_str().unwrap()];
+        let args = ["--allow-clear", "--digest-cache", store.to_str().unwrap()];
         let world = World::within(backend, &args, on_disk());
         Kept {
             world,
@@ -83,10 +89,37 @@ impl Kept {
         self.pulls += 1;
         let to = self.world.here(&format!("copy {}", self.pulls));
         let from = self.world.url(path);
-        let words = ["--lane-kinds", kinds, &from, to.to_str().unwrap()];
+        let mut words = vec!["--lane-kinds", kinds, &from, to.to_str().unwrap()];
+        if kinds == CLEAR {
+            words.splice(..2, ["--clear", "--lane-kinds", "tls"]);
+        }
         let output = self.world.cp(&words).expect(0);
         assert_same(&self.world.root(path), &to);
         output
+    }
+
+    /// Lets the client go in the clear.
+    fn admit_clear(&mut self) {
+        let line = format!("{} rw,clear\n", self.world.client.id());
+        fs::write(self.world.server.path().join("authorized_peers"), line).unwrap();
+        common::signal(self.world.daemon.pid(), "HUP");
+    }
+
+    /// A file that is remembered, and a client that may have it in the clear.
+    fn with_file(backend: &'static str, bytes: u64) -> Kept {
+        let mut kept = Kept::new(backend, |_| ());
+        kept.admit_clear();
+        write_file(&kept.world.root("file"), bytes, &mut Rng::new("piped"));
+        thread::sleep(SETTLED);
+        assert_eq!(kept.kept_chunks("file", "quic"), 0);
+        kept
+    }
+
+    /// What the daemon says that it did not see of what it sent last.
+    fn piped_bytes(&self) -> u64 {
+        let log = self.world.daemon.log();
+        let said = log.rsplit("piped_bytes=").next().unwrap();
+        said.split(' ').next().unwrap().parse().unwrap()
     }
 
     fn kept_chunks(&mut self, path: &str, kinds: &str) -> u64 {
@@ -315,4 +348,59 @@ fn what_was_cut_off_is_not_remembered(backend: &'static str) {
     assert_same(&path, &to);
     assert_eq!(kept.kept_chunks("file", "quic"), 0);
     assert_eq!(kept.kept_chunks("file", "quic"), 40);
+}
+
+const FILE_CHUNKS: u64 = 64;
+
+/// The daemon sees nothing of what it sends by what it remembers, of a file on a disk, but for what
+/// goes before the lane is there.
+fn what_is_remembered_goes_from_the_page_cache(backend: &'static str) {
+    let mut kept = Kept::with_file(backend, FILE_CHUNKS * MIB + 5);
+    for _ in 0..2 {
+        assert_eq!(kept.kept_chunks("file", CLEAR), FILE_CHUNKS + 1);
+        kept.world.daemon.wait_for_log("piped_bytes=");
+        let piped = kept.piped_bytes();
+        assert!(piped > FILE_CHUNKS * MIB / 2, "{piped}");
+    }
+    // One that is sealed here has to be seen.
+    assert_eq!(kept.kept_chunks("file", "tls"), FILE_CHUNKS + 1);
+    kept.world.daemon.wait_for_log("piped_bytes=0 ");
+}
+
+/// The daemon finds that it remembered wrongly, and accuses nobody.
+fn a_wrong_value_is_no_fault_of_the_wire(backend: &'static str) {
+    let mut kept = Kept::with_file(backend, FILE_CHUNKS * MIB);
+    for forged in [|_: usize| true, |value: usize| value % 9 == 8] {
+        kept.tamper(|bytes| forge(bytes, forged));
+        let output = kept.pull("file", CLEAR);
+        assert_eq!(
+            (output.number("warnings"), output.number("errors")),
+            (0, 0),
+            "{output:?}"
+        );
+        kept.world.daemon.wait_for_log("a kept digest was wrong");
+        assert_eq!(kept.kept_chunks("file", CLEAR), 0, "it was forgotten");
+        assert_eq!(kept.kept_chunks("file", CLEAR), FILE_CHUNKS);
+    }
+}
+
+fn a_file_that_shrinks_on_its_way_fails(backend: &'static str) {
+    for kinds in [&["--clear", "--lane-kinds", "tls"][..], &[]] {
+        let kept = Kept::with_file(backend, FILE_CHUNKS * MIB);
+        let to = kept.world.here("shrunk");
+        let url = kept.world.url("file");
+        let fixed = ["--bwlimit", "16M", &url, to.to_str().unwrap()];
+        let running = kept.world.cp_start(&[kinds, &fixed].concat());
+        let bytes = |line: &str| {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+            event["bytes"].as_u64().unwrap_or(0)
+        };
+        assert!(running.line(|line| bytes(line) > 16 * MIB).is_some());
+        let file = File::options().write(true).open(kept.world.root("file"));
+        file.unwrap().set_len(40 * MIB).unwrap();
+        let output = running.wait();
+        assert_eq!(output.number("errors"), 1, "{output:?}");
+        assert_eq!(output.number("warnings"), 0, "{output:?}");
+        assert!(!to.exists(), "half a file has no name");
+    }
 }

@@ -117,6 +117,7 @@ impl Disk {
                 }
             }
             DiskOp::OpenRead { .. } | DiskOp::Stat { .. } => DiskDone::Meta(self.source.file()),
+            DiskOp::Pipe { .. } => DiskDone::Piped(None),
             DiskOp::Read { len_bytes, .. } => DiskDone::Read {
                 data: self.piece.slice(..len_bytes),
             },

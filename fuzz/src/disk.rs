@@ -1,12 +1,14 @@
 //! An imagined disk: whatever is asked of it, the fuzzer's bytes say what it finds.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use landro::ids::Name;
 use landro::proto::chunk::chunk_count;
 use landro::proto::extents::DataMap;
 use landro::proto::journal::Storage;
 use landro::proto::{
-    DirFound, DiskDone, DiskError, DiskOp, Existing, FileStamp, Kind, Lapses, Lasting, Listed,
+    DirFound, DiskDone, DiskError, DiskOp, Existing, FileStamp, KernelData, Kind, Lapses, Lasting, Listed,
     Meta, Mtime, Recalled, TimeLapse,
 };
 
@@ -26,10 +28,16 @@ pub fn writing_bytes(cmd: &DiskOp) -> usize {
 /// What an operation reads for the transport.
 pub fn reading_bytes(cmd: &DiskOp) -> usize {
     match cmd {
-        DiskOp::Read { len_bytes, .. } => *len_bytes,
+        DiskOp::Read { len_bytes, .. } | DiskOp::Pipe { len_bytes, .. } => *len_bytes,
         DiskOp::ReadSmall { max_bytes, .. } => *max_bytes,
         _ => 0,
     }
+}
+
+/// All of it in the kernel, or nothing.
+fn piped(how: u8, len_bytes: usize) -> DiskDone {
+    let is_had = how & 8 != 0;
+    DiskDone::Piped(is_had.then(|| KernelData::new(Arc::new(Bytes::from(vec![how; len_bytes])))))
 }
 
 /// An answer of the right kind.
@@ -56,6 +64,7 @@ pub fn answer(cmd: &DiskOp, script: &mut Script<'_>) -> Result<DiskDone, DiskErr
         DiskOp::Read { len_bytes, .. }
         | DiskOp::ReadPart { len_bytes, .. }
         | DiskOp::ReadOn { len_bytes, .. } => read(how, *len_bytes, script),
+        DiskOp::Pipe { len_bytes, .. } => piped(how, *len_bytes),
         DiskOp::AwaitInput { .. } => input(how & 8 != 0),
         DiskOp::Check { .. }
         | DiskOp::MakeDir { .. }

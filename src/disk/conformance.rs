@@ -123,6 +123,7 @@ impl DiskAnswer {
             },
             Ok(
                 DiskDone::Above(_)
+                | DiskDone::Piped(_)
                 | DiskDone::Copied { .. }
                 | DiskDone::Input { .. }
                 | DiskDone::Unfinished(_),

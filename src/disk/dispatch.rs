@@ -47,6 +47,7 @@ async fn run_by_kind(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskError> 
         | DiskOp::ReadSmall { .. }
         | DiskOp::OpenRead { .. }
         | DiskOp::Read { .. }
+        | DiskOp::Pipe { .. }
         | DiskOp::Map { .. }
         | DiskOp::Recall { .. }
         | DiskOp::Remember { .. }
@@ -99,6 +100,11 @@ async fn run_for_sender(files: &Files, cmd: DiskOp) -> Result<DiskDone, DiskErro
             offset,
             len_bytes,
         } => source::read(files, file, offset, len_bytes).await,
+        DiskOp::Pipe {
+            file,
+            offset,
+            len_bytes,
+        } => source::pipe(files, file, offset, len_bytes).await,
         DiskOp::Map { file, offset } => source::map(files, file, offset).await,
         DiskOp::Recall { file, size_bytes } => digests::recall(files, file, size_bytes).await,
         DiskOp::Remember {

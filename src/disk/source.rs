@@ -20,7 +20,7 @@ use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
 use crate::proto::errno::{EACCES, EBADF};
 use crate::proto::extents::{DataMap, MAP_RANGES};
-use crate::proto::{Kind, Lasting, Listed, Meta, Mtime};
+use crate::proto::{KernelData, Kind, Lasting, Listed, Meta, Mtime};
 
 /// As far as it is the same on every file system.
 pub fn meta_of(stat: &Statx) -> Meta {
@@ -458,6 +458,33 @@ pub async fn read(
     Ok(DiskDone::Read {
         data: files.pin(buffer.split()),
     })
+}
+
+/// A part of a source in a pipe; None: for whatever reason that cannot be.
+pub async fn pipe(
+    files: &Files,
+    file: FileId,
+    offset: u64,
+    len_bytes: usize,
+) -> Result<DiskDone, DiskError> {
+    let OpenFile::Source(file) = files.space.file(file)? else {
+        return Ok(DiskDone::Piped(None));
+    };
+    let op = FileOp::Pipe {
+        file,
+        offset,
+        len: len_bytes,
+    };
+    let piped = match files.call("splice", op).await {
+        // Descriptors that are kept only for speed leave most of the table to others.
+        Ok(FileDone::Piped(pipe, bytes))
+            if bytes == len_bytes && files.space.allowance.may_cache(&pipe) =>
+        {
+            Some(KernelData::new(Arc::new(pipe)))
+        }
+        Ok(_) | Err(_) => None,
+    };
+    Ok(DiskDone::Piped(piped))
 }
 
 /// Where a source has data.

@@ -567,8 +567,8 @@ impl HostSide {
     pub fn of(client: bool, carriage: Carriage) -> HostSide {
         match (carriage, client) {
             (Carriage::Copies, _) => HostSide::Only,
-            (Carriage::Bytes | Carriage::Ranges, true) => HostSide::Client,
-            (Carriage::Bytes | Carriage::Ranges, false) => HostSide::Server,
+            (Carriage::Bytes, true) => HostSide::Client,
+            (Carriage::Bytes, false) => HostSide::Server,
         }
     }
 

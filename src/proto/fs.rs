@@ -240,6 +240,13 @@ pub enum DiskOp {
         offset: u64,
         len_bytes: usize,
     },
+    /// Has so many bytes (≤ [`super::PIPED_BYTES`]) wait in the kernel, for a lane that takes them
+    /// from there.
+    Pipe {
+        file: FileId,
+        offset: u64,
+        len_bytes: usize,
+    },
     /// Where a file opened by `OpenRead` has data, from `offset` (a multiple of
     /// [`super::extents::BLOCK_BYTES`]) on, as far as one look goes.
     Map { file: FileId, offset: u64 },
@@ -434,6 +441,8 @@ pub enum DiskDone {
     Recalled(Option<Box<Recalled>>),
     /// `Read`, `ReadOn`, `ReadPart`.
     Read { data: Bytes },
+    /// `Pipe`: all of it. None: that cannot be had now, for whatever reason; a `Read` may say more.
+    Piped(Option<super::KernelData>),
     /// `AwaitInput`.
     Input { is_ready: bool },
     /// `Check`.
@@ -553,6 +562,7 @@ impl DiskOp {
             DiskOp::CloseDir { .. }
             | DiskOp::List { .. }
             | DiskOp::Read { .. }
+            | DiskOp::Pipe { .. }
             | DiskOp::Map { .. }
             | DiskOp::Recall { .. }
             | DiskOp::Remember { .. }

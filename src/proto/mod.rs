@@ -53,7 +53,10 @@ pub mod stretches;
 pub mod wire;
 pub mod zeros;
 
+use std::any::Any;
+use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -92,6 +95,8 @@ pub enum Input {
     /// The sender's own: whether this mover takes new orders. The first word of an added lane
     /// begins its mover; that of the lanes that carry control takes orders from the start.
     Pulls { mover: MoverId, pulls: bool },
+    /// The sender's own: the lane of this mover carries data that stays in the kernel, from now on.
+    TakesPipes { mover: MoverId },
     /// The sender's own: whether the movers on other workers are given orders.
     PullsAway(bool),
     /// The sender's own: the mover of an added lane takes no order any more, gives back what it has
@@ -277,23 +282,49 @@ pub enum Payload {
     /// Of a file, whose digest follows on the same stream: what a lane in the clear may carry
     /// without a code that tells if it was changed.
     FileData(Bytes),
-    /// So many bytes of a file opened by `OpenRead`, from `offset` on, for a transport that moves
-    /// them without showing them (`sendfile`). Only with [`Carriage::Ranges`]. The sender has
-    /// hashed the same bytes before. The transport keeps the file open until it took them all,
-    /// whether or not a `CloseRead` follows; where the file became shorter, it sends zeros for what
-    /// is missing, so that the stream stays readable: the digest behind them tells.
-    Range {
-        file: FileId,
-        offset: u64,
+    /// The same, which nobody has seen: for a lane that takes it ([`Input::TakesPipes`]). Of so
+    /// many bytes the first are those that were not taken yet.
+    Piped {
+        data: KernelData,
         len_bytes: u64,
     },
+}
+
+/// Bytes of a file that the disk layer has in the kernel, as the transport takes them from there:
+/// only these two know what it is. What nobody keeps any more is given back.
+#[derive(Clone)]
+pub struct KernelData(Arc<dyn Any + Send + Sync>);
+
+impl KernelData {
+    pub fn new(data: Arc<dyn Any + Send + Sync>) -> KernelData {
+        KernelData(data)
+    }
+
+    /// What it is, if it is this.
+    pub fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        self.0.clone().downcast().ok()
+    }
+}
+
+impl PartialEq for KernelData {
+    fn eq(&self, other: &KernelData) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for KernelData {}
+
+impl fmt::Debug for KernelData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KernelData")
+    }
 }
 
 impl Payload {
     pub fn len_bytes(&self) -> u64 {
         match self {
             Payload::Bytes(bytes) | Payload::FileData(bytes) => bytes.len() as u64,
-            Payload::Range { len_bytes, .. } => *len_bytes,
+            Payload::Piped { len_bytes, .. } => *len_bytes,
         }
     }
 
@@ -303,12 +334,7 @@ impl Payload {
             Payload::Bytes(bytes) | Payload::FileData(bytes) => {
                 bytes.advance(taken_bytes as usize);
             }
-            Payload::Range {
-                offset, len_bytes, ..
-            } => {
-                *offset += taken_bytes;
-                *len_bytes -= taken_bytes;
-            }
+            Payload::Piped { len_bytes, .. } => *len_bytes -= taken_bytes,
         }
     }
 }
@@ -318,8 +344,6 @@ impl Payload {
 pub enum Carriage {
     /// The transport carries bytes.
     Bytes,
-    /// It takes [`Payload::Range`] for the data of large files.
-    Ranges,
     /// Both sides are on one host, where the kernel copies from file to file ([`CopyStep`]):
     /// neither side reads, hashes or resumes anything.
     Copies,
@@ -347,6 +371,10 @@ const _: () = assert!(size_of::<Input>() <= 128 && size_of::<Output>() <= 128);
 /// The piece in which file data is read, hashed, handed over and written: a buffer of the worker's
 /// pool. BLAKE3 hashes it with all SIMD lanes, and no page is touched twice.
 pub const PIECE_BYTES: usize = 64 * 1024;
+
+/// The same of data that stays in the kernel: what a pipe may hold that any user makes
+/// (fs.pipe-max-size).
+pub const PIPED_BYTES: usize = 1 << 20;
 
 /// What a session reports to whoever started it. Names are raw bytes; the printer escapes them.
 #[derive(Clone, Debug)]
@@ -549,6 +577,9 @@ pub struct Totals {
     pub resumed_bytes: u64,
     /// Chunks that the sender did not hash, since it remembered their values.
     pub kept_chunks: u64,
+    /// Bytes of them that the sender did not see: they went from the page cache to the wire. 0 to a
+    /// receiver.
+    pub piped_bytes: u64,
     /// File bytes that crossed the wire.
     pub sent_bytes: u64,
     pub errors: u64,

@@ -160,6 +160,10 @@ impl Sender {
         }
     }
 
+    pub fn take_pipes(&mut self, mover: MoverId) {
+        self.movers.take_pipes(mover);
+    }
+
     /// Whether movers on other workers are given orders.
     pub fn set_pulls_away(&mut self, pulls: bool) {
         self.away.set_pulls(pulls);

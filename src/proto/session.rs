@@ -385,6 +385,7 @@ impl Session {
             }
             Input::Disk { op, result } => self.on_disk(now, op, result),
             Input::Pulls { .. }
+            | Input::TakesPipes { .. }
             | Input::PullsAway(_)
             | Input::Retire { .. }
             | Input::LaneLost(_)
@@ -463,6 +464,8 @@ impl Session {
             (Role::SendAway(outpost), Input::Pulls { mover, pulls }) => {
                 outpost.set_pulls(now, &mut self.ports, mover, pulls);
             }
+            (Role::Send(sender), Input::TakesPipes { mover }) => sender.take_pipes(mover),
+            (Role::SendAway(outpost), Input::TakesPipes { mover }) => outpost.take_pipes(mover),
             (Role::Send(sender), Input::PullsAway(pulls)) => sender.set_pulls_away(pulls),
             (Role::SendAway(outpost), Input::Retire { mover }) => {
                 outpost.retire(&mut self.ports, mover);

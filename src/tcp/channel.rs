@@ -6,7 +6,7 @@ use super::CONTROL_STREAM;
 use super::fault::Fault;
 use super::frame::{MAX_HEAD_BYTES, TcpFrame};
 use super::read_streams::ReadStreams;
-use super::write_streams::{Bulk, WriteStreams};
+use super::write_streams::{Aside, Beside, WriteStreams};
 
 /// A PING of ours.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -204,20 +204,13 @@ impl Channel {
         }
     }
 
-    /// Writes frames into at most `room` bytes: what is urgent, then the close, or data.
-    pub fn fill(&mut self, out: &mut Vec<u8>, room: usize) {
-        let end = out.len() + room;
-        if self.fill_urgent(out, end) {
-            self.writes.fill(out, end - out.len());
-        }
-    }
-
-    /// The same, up to the head of a frame of bulk, whose bytes are then to be taken; with them it
-    /// is at most `room` bytes.
-    pub fn fill_beside_bulk(&mut self, out: &mut Vec<u8>, room: usize) -> Option<Bulk> {
+    /// Writes frames into at most `room` bytes: what is urgent, then the close, or data. Of data
+    /// that goes beside them it is the head, and nothing behind that: its bytes are to be taken
+    /// next.
+    pub fn fill(&mut self, out: &mut Vec<u8>, room: usize, beside: Beside) -> Option<Aside> {
         let end = out.len() + room;
         match self.fill_urgent(out, end) {
-            true => self.writes.fill_beside_bulk(out, end - out.len()),
+            true => self.writes.fill(out, end - out.len(), beside),
             false => None,
         }
     }

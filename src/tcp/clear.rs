@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use super::channel::Channel;
 use super::fault::Fault;
+use super::frame::MAX_LONG_DATA_BYTES;
 use super::record::MAX_PLAIN_BYTES;
+use super::write_streams::{Beside, PipedBytes};
 use crate::ids::{Fingerprint, SessionId};
 
 /// What a client's side begins with. No record of TLS does, whose first byte is 0x16.
@@ -24,8 +26,8 @@ const HELLO_BYTES: usize = MAGIC.len() + 16 + 4 + NONCE_BYTES;
 /// The server's nonce and proof.
 const CHALLENGE_BYTES: usize = NONCE_BYTES + PROOF_BYTES;
 
-/// Bytes that are said, and bytes of bulk.
-pub(super) const HEADER_BYTES: usize = 4;
+/// Bytes that are said, in two bytes, and bytes of bulk.
+pub(super) const HEADER_BYTES: usize = 2 + 4;
 const CODE_BYTES: usize = 32;
 
 /// What a record has beyond what it carries.
@@ -81,6 +83,8 @@ pub(super) struct Exchange {
 pub(super) struct ClearKeys {
     pub seal: ClearKey,
     pub open: ClearKey,
+    /// Bulk of the record before that is to come.
+    pub missing_bulk_bytes: usize,
     pub lane: ClearLane,
     pub peer: Fingerprint,
 }
@@ -91,10 +95,18 @@ pub(super) struct ClearKey {
     sequence: u64,
 }
 
-/// A whole record, where it is in the receive buffer.
+/// What is said in a record, where it is in the receive buffer, and how much bulk follows.
 pub(super) struct ClearRecord {
     pub said: Range<usize>,
-    pub bulk: Range<usize>,
+    pub bulk_bytes: usize,
+}
+
+/// What there was to write.
+pub(super) enum Written {
+    Nothing,
+    Record,
+    /// A record, but for its bulk.
+    Head(PipedBytes),
 }
 
 impl ClearHandshake {
@@ -196,6 +208,7 @@ impl Exchange {
         ClearKeys {
             seal,
             open,
+            missing_bulk_bytes: 0,
             lane: ClearLane {
                 session: self.pass.session,
                 lane: self.pass.lane,
@@ -222,36 +235,37 @@ impl ClearKey {
             .finalize()
     }
 
-    /// Writes the next record of what a channel has to say. False: that is nothing.
-    pub fn seal(&mut self, channel: &mut Channel, out: &mut Vec<u8>) -> bool {
+    /// Writes the next record of what a channel has to say.
+    pub fn seal(&mut self, channel: &mut Channel, out: &mut Vec<u8>) -> Written {
         let at = out.len();
         out.extend([0; HEADER_BYTES]);
-        let bulk = channel.fill_beside_bulk(out, MAX_PLAIN_BYTES);
+        let bulk = channel.fill(out, MAX_PLAIN_BYTES, Beside::Bulk);
         let said_bytes = out.len() - at - HEADER_BYTES;
         if said_bytes == 0 {
             out.truncate(at);
-            return false;
+            return Written::Nothing;
         }
         self.end_said(out, at, bulk.map_or(0, |bulk| bulk.bytes));
-        if let Some(bulk) = bulk {
-            channel.writes.take_bulk(bulk, out);
+        match bulk.and_then(|bulk| channel.writes.take_aside(bulk, out)) {
+            Some(piped) => Written::Head(piped),
+            None => Written::Record,
         }
-        true
     }
 
     /// Of the record that begins at `at` all is written that is said: its lengths and code go
     /// around that.
     pub fn end_said(&mut self, out: &mut Vec<u8>, at: usize, bulk_bytes: usize) {
         let said_bytes = out.len() - at - HEADER_BYTES;
-        let header = [said_bytes, bulk_bytes].map(|bytes| (bytes as u16).to_be_bytes());
-        out[at..at + HEADER_BYTES].copy_from_slice(header.as_flattened());
+        let header = &mut out[at..at + HEADER_BYTES];
+        header[..2].copy_from_slice(&(said_bytes as u16).to_be_bytes());
+        header[2..].copy_from_slice(&(bulk_bytes as u32).to_be_bytes());
         let code = self.code(&out[at..]);
         out.extend(code.as_bytes());
     }
 
-    /// Looks whether a whole record is what the peer said.
+    /// Looks whether a record, which is here but for its bulk, is what the peer said.
     pub fn open(&mut self, buffer: &[u8], record: Range<usize>) -> Result<ClearRecord, Fault> {
-        let Some((said_bytes, _)) = parts(&buffer[record.clone()])? else {
+        let Some((said_bytes, bulk_bytes)) = parts(&buffer[record.clone()])? else {
             return Err(ALTERED);
         };
         let said = record.start + HEADER_BYTES..record.start + HEADER_BYTES + said_bytes;
@@ -262,10 +276,7 @@ impl ClearKey {
         ) {
             return Err(ALTERED);
         }
-        Ok(ClearRecord {
-            said,
-            bulk: code.end..record.end,
-        })
+        Ok(ClearRecord { said, bulk_bytes })
     }
 }
 
@@ -274,16 +285,16 @@ fn parts(bytes: &[u8]) -> Result<Option<(usize, usize)>, Fault> {
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };
-    let [said, bulk] = [[header[0], header[1]], [header[2], header[3]]]
-        .map(|bytes| usize::from(u16::from_be_bytes(bytes)));
-    match said + bulk <= MAX_PLAIN_BYTES {
+    let said = usize::from(u16::from_be_bytes([header[0], header[1]]));
+    let bulk = u32::from_be_bytes([header[2], header[3], header[4], header[5]]) as usize;
+    match said <= MAX_PLAIN_BYTES && bulk <= MAX_LONG_DATA_BYTES {
         true => Ok(Some((said, bulk))),
         false => Err(ALTERED),
     }
 }
 
-/// As [`super::record::record_bytes`], of records in the clear.
+/// As [`super::record::record_bytes`], of records in the clear, without their bulk.
 pub(super) fn clear_record_bytes(bytes: &[u8]) -> Result<Option<usize>, Fault> {
     let parts = parts(bytes)?;
-    Ok(parts.map(|(said, bulk)| CLEAR_OVERHEAD_BYTES + said + bulk))
+    Ok(parts.map(|(said, _)| CLEAR_OVERHEAD_BYTES + said))
 }

@@ -1,5 +1,7 @@
 //! A connection from its handshake to its end. It may go from one worker to another.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use super::hands::InKernel;
 use super::handshake::{TlsHandshake, TlsKeys};
 use super::inbox::Inbox;
 use super::setup::{TcpLimits, TcpSetup};
+use super::write_streams::{PipedBytes, Unsealed};
 use crate::carrier::{Alpn, CloseReason, ConnState, MAX_REASON_BYTES, VIOLATION};
 use crate::ids::Fingerprint;
 
@@ -98,6 +101,8 @@ pub struct TcpConn {
     pub(super) inbox: Inbox,
     pub(super) out: Vec<u8>,
     pub(super) out_at: usize,
+    /// Follows `out`.
+    pub(super) out_piped: Option<PipedBytes>,
     /// Of a server: who may come in the clear.
     pub(super) clear: Option<ClearPasses>,
     pub(super) peer: Option<Fingerprint>,
@@ -188,6 +193,7 @@ impl TcpConn {
             inbox: Inbox::default(),
             out: Vec::new(),
             out_at: 0,
+            out_piped: None,
             clear: None,
             peer: None,
             shown: None,
@@ -430,10 +436,7 @@ impl TcpConn {
         data: Bytes,
         fin: bool,
     ) -> Result<Option<Bytes>, UnknownStream> {
-        match self.may_send() {
-            true => self.channel.writes.send(stream, (data, false), fin),
-            false => Ok(Some(data)),
-        }
+        self.send_unsealed(stream, Unsealed::Said(data), fin)
     }
 
     /// The same with data of a file, of which the receiver notices by a digest that follows if it
@@ -442,10 +445,45 @@ impl TcpConn {
     /// # Errors
     /// As of [`TcpConn::send`].
     pub fn send_bulk(&mut self, stream: u64, data: Bytes) -> Result<Option<Bytes>, UnknownStream> {
-        match self.may_send() {
-            true => self.channel.writes.send(stream, (data, true), false),
-            false => Ok(Some(data)),
+        self.send_unsealed(stream, Unsealed::Bulk(data), false)
+    }
+
+    /// The same with so many of the bytes that are in a pipe, if [`TcpConn::takes_pipes`]. Gives
+    /// how many were taken. Nobody else reads from the pipe.
+    ///
+    /// # Errors
+    /// As of [`TcpConn::send`]; or this connection seals what it sends.
+    pub fn send_piped(
+        &mut self,
+        stream: u64,
+        pipe: Arc<OwnedFd>,
+        bytes: usize,
+    ) -> Result<usize, UnknownStream> {
+        if !self.takes_pipes() {
+            return Err(UnknownStream);
         }
+        if !self.may_send() {
+            return Ok(0);
+        }
+        let piped = Unsealed::Piped(PipedBytes { pipe, bytes });
+        let rest = self.channel.writes.send(stream, piped, false)?;
+        Ok(bytes - rest.map_or(0, |rest| rest.len()))
+    }
+
+    fn send_unsealed(
+        &mut self,
+        stream: u64,
+        data: Unsealed,
+        fin: bool,
+    ) -> Result<Option<Bytes>, UnknownStream> {
+        let rest = match self.may_send() {
+            true => self.channel.writes.send(stream, data, fin)?,
+            false => Some(data),
+        };
+        Ok(match rest {
+            Some(Unsealed::Said(rest) | Unsealed::Bulk(rest)) => Some(rest),
+            Some(Unsealed::Piped(_)) | None => None,
+        })
     }
 
     /// A turn is over: what nothing lies in is for others.

@@ -8,8 +8,15 @@ use crate::carrier::MAX_REASON_BYTES;
 /// said, so it is no longer than a record.
 pub(super) const MAX_DATA_BYTES: usize = super::record::MAX_PLAIN_BYTES - DATA_HEAD_BYTES;
 
+/// The same of what goes beside records: in the clear as bulk, or from a pipe. Until it has left
+/// nothing else does, as with what waits in a socket.
+pub(super) const MAX_LONG_DATA_BYTES: usize = 256 << 10;
+
 /// Kind, stream, length.
 pub(super) const DATA_HEAD_BYTES: usize = 1 + 8 + 2;
+
+/// The same of a frame that is longer than a record.
+pub(super) const LONG_DATA_HEAD_BYTES: usize = 1 + 8 + 4;
 
 /// Longest frame but DATA without its bytes: CLOSE with its text.
 pub(super) const MAX_HEAD_BYTES: usize = CLOSE_HEAD_BYTES + MAX_REASON_BYTES;
@@ -56,6 +63,8 @@ const READ_OUT: u8 = 4;
 const PING: u8 = 5;
 const PONG: u8 = 6;
 const CLOSE: u8 = 7;
+const LONG_DATA: u8 = 8;
+const LAST_LONG_DATA: u8 = 9;
 
 impl TcpFrame {
     pub fn write(&self, out: &mut Vec<u8>) {
@@ -65,9 +74,18 @@ impl TcpFrame {
                 bytes,
                 ends,
             } => {
-                out.push(if *ends { LAST_DATA } else { DATA });
+                let is_long = *bytes > MAX_DATA_BYTES;
+                out.push(match (is_long, ends) {
+                    (false, false) => DATA,
+                    (false, true) => LAST_DATA,
+                    (true, false) => LONG_DATA,
+                    (true, true) => LAST_LONG_DATA,
+                });
                 out.extend(stream.to_be_bytes());
-                out.extend((*bytes as u16).to_be_bytes());
+                match is_long {
+                    false => out.extend((*bytes as u16).to_be_bytes()),
+                    true => out.extend((*bytes as u32).to_be_bytes()),
+                }
             }
             TcpFrame::Grant {
                 limit,
@@ -105,6 +123,7 @@ impl TcpFrame {
         };
         let fixed_bytes = match kind {
             DATA | LAST_DATA | CLOSE => 10,
+            LONG_DATA | LAST_LONG_DATA => 12,
             GRANT | CREDIT => 16,
             READ_OUT => 8,
             PING | PONG => 0,
@@ -115,7 +134,14 @@ impl TcpFrame {
         }
         let short = |at: usize| usize::from(u16::from_be_bytes([fields[at], fields[at + 1]]));
         let frame = match kind {
-            DATA | LAST_DATA => data(number(fields, 0), short(8), kind == LAST_DATA)?,
+            DATA | LAST_DATA => {
+                let ends = kind == LAST_DATA;
+                data(number(fields, 0), (short(8), MAX_DATA_BYTES), ends)?
+            }
+            LONG_DATA | LAST_LONG_DATA => {
+                let (ends, bytes) = (kind == LAST_LONG_DATA, short(8) << 16 | short(10));
+                data(number(fields, 0), (bytes, MAX_LONG_DATA_BYTES), ends)?
+            }
             GRANT => TcpFrame::Grant {
                 limit: number(fields, 0),
                 stream_bytes: number(fields, 8),
@@ -142,8 +168,8 @@ fn number(fields: &[u8], at: usize) -> u64 {
         .fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
-fn data(stream: u64, bytes: usize, ends: bool) -> Result<TcpFrame, Fault> {
-    if bytes > MAX_DATA_BYTES {
+fn data(stream: u64, (bytes, most): (usize, usize), ends: bool) -> Result<TcpFrame, Fault> {
+    if bytes > most {
         return Err(Fault::Frames("a frame is too long"));
     }
     if bytes == 0 && !ends {
@@ -187,6 +213,16 @@ mod tests {
                 bytes: 0,
                 ends: true,
             },
+            TcpFrame::Data {
+                stream: 6,
+                bytes: MAX_DATA_BYTES + 1,
+                ends: true,
+            },
+            TcpFrame::Data {
+                stream: 6,
+                bytes: MAX_LONG_DATA_BYTES,
+                ends: false,
+            },
             TcpFrame::Grant {
                 limit: 1 << 40,
                 stream_bytes: 3,
@@ -217,11 +253,12 @@ mod tests {
 
     #[test]
     fn lies_are_refused_by_their_heads() {
-        let lies: [&[u8]; 4] = [
-            &[8],
+        let lies: [&[u8]; 5] = [
+            &[10],
             &[0, 0, 0, 0, 0, 0, 0, 0, 2, 0x40, 0],
             &[0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0],
             &[7, 0, 0, 0, 0, 0, 0, 0, 2, 1, 1],
+            &[8, 0, 0, 0, 0, 0, 0, 0, 2, 0, 4, 0, 1],
         ];
         for lie in lies {
             assert!(

@@ -11,6 +11,7 @@ use super::record::{
     KEY_UPDATE_MESSAGE, MAX_PLAIN_BYTES, NOT_AUTHENTIC, NOT_TLS, RecordContent, TOO_LONG,
 };
 use super::sealing::BATCH_RECORDS;
+use super::write_streams::Beside;
 
 /// What is to be done to the socket.
 pub enum KernelStep {
@@ -26,7 +27,7 @@ impl TcpConn {
     /// What the socket needs before anything more is received or sent; to be asked until there is
     /// nothing, and each time [`TcpConn::kernel_answered`].
     pub fn kernel_step(&mut self, now: Instant) -> Option<KernelStep> {
-        let is_out = self.out_at == self.out.len();
+        let is_out = self.is_out();
         if self.in_kernel.is_update_out && is_out {
             self.in_kernel.is_update_out = false;
             self.renew(now, true);
@@ -124,8 +125,13 @@ impl TcpConn {
         self.make_room();
         for _ in 0..BATCH_RECORDS {
             let before = self.out.len();
-            if !is_cut_short {
-                self.channel.fill(&mut self.out, MAX_PLAIN_BYTES);
+            if is_cut_short {
+                break;
+            }
+            let (channel, out) = (&mut self.channel, &mut self.out);
+            if let Some(aside) = channel.fill(out, MAX_PLAIN_BYTES, Beside::Pipes) {
+                self.out_piped = channel.writes.take_aside(aside, out);
+                break;
             }
             if self.out.len() == before {
                 break;

@@ -116,6 +116,13 @@ impl Inbox {
         HEADER_BYTES.saturating_sub(rest.len()).max(1)
     }
 
+    /// Takes at most so many bytes: where they are.
+    pub fn take_up_to(&mut self, bytes: usize) -> Range<usize> {
+        let start = self.start;
+        self.start = self.end.min(start + bytes);
+        start..self.start
+    }
+
     /// Takes all that is there: where it is.
     pub fn take_all(&mut self) -> Range<usize> {
         let all = self.start..self.end;

@@ -29,6 +29,9 @@ mod write_streams;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "fuzzing")]
+use write_streams::Beside;
+
 pub use clear::{ClearLane, ClearPass, ClearPasses};
 pub use conn::{TcpConn, TcpWindows};
 #[cfg(feature = "fuzzing")]
@@ -64,7 +67,7 @@ pub fn held_after(data: &[u8], cut: usize, window_bytes: u64) -> usize {
     let (mut answers, mut out) = (Vec::new(), [0; 100]);
     for (at, part) in data.chunks(cut.max(1)).enumerate() {
         answers.clear();
-        channel.fill(&mut answers, record::MAX_PLAIN_BYTES);
+        channel.fill(&mut answers, record::MAX_PLAIN_BYTES, Beside::Pipes);
         assert!(answers.len() <= record::MAX_PLAIN_BYTES);
         if !matches!(channel.take(part, 0..part.len()), Ok(None)) {
             break;

@@ -1,5 +1,6 @@
 //! What leaves a connection: frames go into records, several in one buffer for one system call.
 
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use super::channel::Channel;
@@ -11,7 +12,7 @@ use super::record::{
     HEADER_BYTES, KEY_UPDATE_MESSAGE, MAX_PLAIN_BYTES, OVERHEAD_BYTES, RecordContent,
 };
 use super::spare::Spares;
-use super::write_streams::MAX_UNSENT_BYTES;
+use super::write_streams::{Beside, MAX_UNSENT_BYTES};
 
 /// Records of a batch, which one system call is given: all that may wait to be sealed. A bit that
 /// was left over would leave by itself, as a segment of some bytes between full ones.
@@ -36,9 +37,10 @@ pub(super) fn forget_spares() {
 }
 
 impl TcpConn {
-    /// Sealed bytes for the socket; empty: nothing is to be sent.
+    /// Sealed bytes for the socket; empty: nothing is to be sent but what
+    /// [`TcpConn::outgoing_piped`] gives.
     pub fn outgoing(&mut self, now: Instant) -> &[u8] {
-        if self.out_at == self.out.len() {
+        if self.is_out() {
             self.out.clear();
             self.out_at = 0;
             if self.in_kernel.seals() {
@@ -67,6 +69,33 @@ impl TcpConn {
         }
     }
 
+    /// What follows [`TcpConn::outgoing`], if that is not sealed or is by the kernel: so many bytes
+    /// of what is in a pipe.
+    pub fn outgoing_piped(&self) -> Option<(&OwnedFd, usize)> {
+        let piped = self.out_piped.as_ref();
+        piped.map(|piped| (&*piped.pipe, piped.bytes))
+    }
+
+    /// The socket took so many of those.
+    pub fn sent_piped(&mut self, bytes: usize) {
+        self.counters.sent_bytes += bytes as u64;
+        self.kernel_sealed(bytes);
+        if let Some(piped) = &mut self.out_piped {
+            piped.bytes = piped.bytes.saturating_sub(bytes);
+        }
+        self.out_piped.take_if(|piped| piped.bytes == 0);
+    }
+
+    /// Whether data that is in pipes can be sent, [`TcpConn::send_piped`]: from now on.
+    pub fn takes_pipes(&self) -> bool {
+        self.in_kernel.seals() || matches!(self.phase, TcpPhase::Clear(_))
+    }
+
+    /// All that was made ready has left.
+    pub(super) fn is_out(&self) -> bool {
+        self.out_at == self.out.len() && self.out_piped.is_none()
+    }
+
     /// Seals a batch of records.
     fn seal(&mut self, now: Instant) {
         if !self.knows_peer() || self.farewell == Farewell::Said {
@@ -85,7 +114,8 @@ impl TcpConn {
                 self.renew(now, true);
             }
             let fill = |channel: &mut Channel, out: &mut Vec<u8>| {
-                channel.fill(out, MAX_PLAIN_BYTES);
+                let aside = channel.fill(out, MAX_PLAIN_BYTES, Beside::Pipes);
+                debug_assert!(aside.is_none(), "a pipe on a connection that seals");
             };
             if !self.seal_one(RecordContent::Data, fill) {
                 break;
@@ -157,8 +187,6 @@ impl TcpConn {
             Farewell::AfterClose | Farewell::Alert(_) => true,
             Farewell::Said => false,
         };
-        self.out_at < self.out.len()
-            || self.in_kernel.owes_key()
-            || (self.knows_peer() && has_unsealed)
+        !self.is_out() || self.in_kernel.owes_key() || (self.knows_peer() && has_unsealed)
     }
 }

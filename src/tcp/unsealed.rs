@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::clear::{ClearHandshake, MAGIC};
+use super::clear::{ClearHandshake, MAGIC, Written};
 use super::conn::{Farewell, TcpConn, TcpPhase};
 use super::fault::Fault;
 use super::hands::InKernel;
@@ -57,7 +57,20 @@ impl TcpConn {
 
     /// Looks at a record and acts on what it says; whether there was one.
     pub(super) fn next_clear_record(&mut self, now: Instant) -> Result<bool, Fault> {
-        let (Some(record), TcpPhase::Clear(keys)) = (self.inbox.record(0)?, &mut self.phase) else {
+        let TcpPhase::Clear(keys) = &mut self.phase else {
+            return Ok(false);
+        };
+        if keys.missing_bulk_bytes > 0 {
+            let bulk = self.inbox.take_up_to(keys.missing_bulk_bytes);
+            keys.missing_bulk_bytes -= bulk.len();
+            if bulk.is_empty() {
+                return Ok(false);
+            }
+            self.heard_at = now;
+            self.channel.take(self.inbox.bytes(), bulk)?;
+            return Ok(true);
+        }
+        let Some(record) = self.inbox.record(0)? else {
             return Ok(false);
         };
         self.inbox.take(record.len());
@@ -70,13 +83,13 @@ impl TcpConn {
         let buffer = self.inbox.bytes();
         if let Some(close) = self.channel.take(buffer, record.said)? {
             self.closed_by_peer(now, close);
-        } else if !record.bulk.is_empty() {
-            if self.channel.missing_bulk_bytes() != record.bulk.len() {
+        } else if record.bulk_bytes > 0 {
+            if self.channel.missing_bulk_bytes() != record.bulk_bytes {
                 return Err(Fault::Frames(
                     "bulk that is no data of a one-way stream's frame",
                 ));
             }
-            self.channel.take(buffer, record.bulk)?;
+            keys.missing_bulk_bytes = record.bulk_bytes;
         }
         Ok(true)
     }
@@ -97,10 +110,15 @@ impl TcpConn {
             let TcpPhase::Clear(keys) = &mut self.phase else {
                 return;
             };
-            if !keys.seal.seal(&mut self.channel, &mut self.out) {
-                break;
+            match keys.seal.seal(&mut self.channel, &mut self.out) {
+                Written::Nothing => break,
+                Written::Record => self.counters.records_sealed += 1,
+                Written::Head(piped) => {
+                    self.counters.records_sealed += 1;
+                    self.out_piped = Some(piped);
+                    return;
+                }
             }
-            self.counters.records_sealed += 1;
         }
         if self.farewell == Farewell::AfterClose && self.channel.is_closed() {
             self.farewell = Farewell::Said;

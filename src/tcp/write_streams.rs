@@ -1,11 +1,15 @@
 //! Our streams: what waits to be sealed, and how much the peer lets us send.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::fault::Fault;
-use super::frame::{DATA_HEAD_BYTES, MAX_DATA_BYTES, TcpFrame};
+use super::frame::{
+    DATA_HEAD_BYTES, LONG_DATA_HEAD_BYTES, MAX_DATA_BYTES, MAX_LONG_DATA_BYTES, TcpFrame,
+};
 use super::{CONTROL_STREAM, INITIAL_CONTROL_BYTES, MAX_STREAMS, UnknownStream};
 
 /// Data that was taken and not sealed: one batch of records, little enough to be warm in cache when
@@ -23,23 +27,63 @@ enum StreamEnd {
     Sent,
 }
 
-/// Bytes that wait to be sealed.
-struct Queued {
-    bytes: Bytes,
-    /// Of a file: their digest follows among what is none.
-    is_bulk: bool,
+/// What waits to be sent.
+pub(super) enum Unsealed {
+    Said(Bytes),
+    /// Of a file: their digest follows among what is said.
+    Bulk(Bytes),
+    Piped(PipedBytes),
 }
 
-/// So many bytes of a stream, the head of whose frame is written.
+/// So many bytes of a file, which are in a pipe: none of them is seen here.
+pub(super) struct PipedBytes {
+    pub pipe: Arc<OwnedFd>,
+    pub bytes: usize,
+}
+
+impl Unsealed {
+    pub fn len(&self) -> usize {
+        match self {
+            Unsealed::Said(bytes) | Unsealed::Bulk(bytes) => bytes.len(),
+            Unsealed::Piped(piped) => piped.bytes,
+        }
+    }
+
+    /// The first bytes of it; the rest stays.
+    fn split_to(&mut self, bytes: usize) -> Unsealed {
+        match self {
+            Unsealed::Said(rest) => Unsealed::Said(rest.split_to(bytes)),
+            Unsealed::Bulk(rest) => Unsealed::Bulk(rest.split_to(bytes)),
+            Unsealed::Piped(rest) => {
+                rest.bytes -= bytes;
+                Unsealed::Piped(PipedBytes {
+                    pipe: rest.pipe.clone(),
+                    bytes,
+                })
+            }
+        }
+    }
+}
+
+/// What goes behind a record instead of into one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// What is in pipes.
+    Pipes,
+    /// And bulk.
+    Bulk,
+}
+
+/// So many bytes of a stream that go behind a record, in which the head of their frame is.
 #[derive(Clone, Copy)]
-pub(super) struct Bulk {
+pub(super) struct Aside {
     stream: u64,
     pub bytes: usize,
 }
 
 /// One stream of ours.
 struct WriteStream {
-    queue: VecDeque<Queued>,
+    queue: VecDeque<Unsealed>,
     queued_bytes: usize,
     /// Sent or queued.
     taken_bytes: u64,
@@ -62,33 +106,54 @@ impl WriteStream {
         self.queued_bytes > 0 || self.end == StreamEnd::Asked
     }
 
-    /// So many bytes are next that are bulk, or that are none.
-    fn next_run(&self) -> (usize, bool) {
-        let is_bulk = self.queue.front().is_some_and(|queued| queued.is_bulk);
-        let run = self.queue.iter();
-        let run = run.take_while(|queued| queued.is_bulk == is_bulk);
-        (run.map(|queued| queued.bytes.len()).sum(), is_bulk)
+    /// So many bytes are next that go into a record, or behind one: of a pipe those of one.
+    fn next_run(&self, beside: Beside) -> (usize, bool) {
+        let goes_aside = |unsealed: &Unsealed| match unsealed {
+            Unsealed::Said(_) => false,
+            Unsealed::Bulk(_) => beside == Beside::Bulk,
+            Unsealed::Piped(_) => true,
+        };
+        match self.queue.front() {
+            Some(front @ Unsealed::Piped(_)) => (front.len(), true),
+            front => {
+                let is_aside = front.is_some_and(goes_aside);
+                let is_of_run = |unsealed: &&Unsealed| {
+                    !matches!(unsealed, Unsealed::Piped(_)) && goes_aside(unsealed) == is_aside
+                };
+                let run = self.queue.iter().take_while(is_of_run);
+                (run.map(Unsealed::len).sum(), is_aside)
+            }
+        }
     }
 
-    /// Moves so many bytes from the queue to the end of `out`. Gives how many of them count as data
-    /// that is not sent.
-    fn take(&mut self, stream: u64, out: &mut Vec<u8>, bytes: usize) -> usize {
-        let mut missing = bytes;
+    /// Moves so many bytes from the queue to the end of `out`, up to what is in a pipe, which it
+    /// gives.
+    fn take(&mut self, out: &mut Vec<u8>, bytes: usize) -> Option<PipedBytes> {
+        let (mut missing, mut piped) = (bytes, None);
         while missing > 0
+            && piped.is_none()
             && let Some(front) = self.queue.front_mut()
         {
-            let part = front.bytes.split_to(front.bytes.len().min(missing));
-            out.extend_from_slice(&part);
+            let part = front.split_to(front.len().min(missing));
             missing -= part.len();
-            if front.bytes.is_empty() {
+            if front.len() == 0 {
                 self.queue.pop_front();
+            }
+            match part {
+                Unsealed::Said(part) | Unsealed::Bulk(part) => out.extend_from_slice(&part),
+                Unsealed::Piped(part) => piped = Some(part),
             }
         }
         self.queued_bytes -= bytes;
-        match stream {
-            CONTROL_STREAM => 0,
-            _ => bytes,
-        }
+        piped
+    }
+}
+
+/// How many of them count as data that is not sent.
+fn counted(stream: u64, bytes: usize) -> usize {
+    match stream {
+        CONTROL_STREAM => 0,
+        _ => bytes,
     }
 }
 
@@ -133,9 +198,9 @@ impl WriteStreams {
     pub fn send(
         &mut self,
         stream: u64,
-        (mut data, is_bulk): (Bytes, bool),
+        mut data: Unsealed,
         fin: bool,
-    ) -> Result<Option<Bytes>, UnknownStream> {
+    ) -> Result<Option<Unsealed>, UnknownStream> {
         let open = self.open.get_mut(&stream).ok_or(UnknownStream)?;
         if open.end != StreamEnd::NotYet {
             return Err(UnknownStream);
@@ -149,19 +214,16 @@ impl WriteStreams {
         };
         let bytes = data.len().min(usize::try_from(room).unwrap_or(usize::MAX));
         let taken = data.split_to(bytes);
-        if !taken.is_empty() {
+        if bytes > 0 {
             open.taken_bytes += bytes as u64;
             open.queued_bytes += bytes;
-            open.queue.push_back(Queued {
-                bytes: taken,
-                is_bulk,
-            });
+            open.queue.push_back(taken);
             if stream != CONTROL_STREAM {
                 self.taken_bytes += bytes as u64;
                 self.unsent_bytes += bytes;
             }
         }
-        if !data.is_empty() {
+        if data.len() > 0 {
             return Ok(Some(data));
         }
         if fin {
@@ -215,43 +277,25 @@ impl WriteStreams {
         self.open.values().any(WriteStream::has_something)
     }
 
-    /// Writes DATA frames into at most `room` bytes.
-    pub fn fill(&mut self, out: &mut Vec<u8>, room: usize) {
+    /// Writes DATA frames into at most `room` bytes, up to one that goes behind them, and of that
+    /// the head alone.
+    pub fn fill(&mut self, out: &mut Vec<u8>, room: usize, beside: Beside) -> Option<Aside> {
         let end = out.len() + room;
         for (&stream, open) in &mut self.open {
             while open.has_something() {
-                let room = (end - out.len()).saturating_sub(DATA_HEAD_BYTES);
-                if room == 0 {
-                    return;
-                }
-                let bytes = open.queued_bytes.min(room).min(MAX_DATA_BYTES);
-                let ends = open.end == StreamEnd::Asked && bytes == open.queued_bytes;
-                TcpFrame::Data {
-                    stream,
-                    bytes,
-                    ends,
-                }
-                .write(out);
-                self.unsent_bytes -= open.take(stream, out, bytes);
-                if ends {
-                    open.end = StreamEnd::Sent;
-                }
-            }
-        }
-    }
-
-    /// Writes DATA frames up to one of bulk, and of that the head alone. With its bytes it is at
-    /// most `room` bytes.
-    pub fn fill_beside_bulk(&mut self, out: &mut Vec<u8>, room: usize) -> Option<Bulk> {
-        let end = out.len() + room;
-        for (&stream, open) in &mut self.open {
-            while open.has_something() {
-                let room = (end - out.len()).saturating_sub(DATA_HEAD_BYTES);
+                let (run, is_aside) = open.next_run(beside);
+                let head_bytes = match is_aside {
+                    true => LONG_DATA_HEAD_BYTES,
+                    false => DATA_HEAD_BYTES,
+                };
+                let room = (end - out.len()).saturating_sub(head_bytes);
                 if room == 0 {
                     return None;
                 }
-                let (run, is_bulk) = open.next_run();
-                let bytes = run.min(room).min(MAX_DATA_BYTES);
+                let bytes = match is_aside {
+                    true => run.min(MAX_LONG_DATA_BYTES),
+                    false => run.min(room).min(MAX_DATA_BYTES),
+                };
                 let ends = open.end == StreamEnd::Asked && bytes == open.queued_bytes;
                 TcpFrame::Data {
                     stream,
@@ -262,19 +306,20 @@ impl WriteStreams {
                 if ends {
                     open.end = StreamEnd::Sent;
                 }
-                if is_bulk {
-                    return Some(Bulk { stream, bytes });
+                if is_aside {
+                    return Some(Aside { stream, bytes });
                 }
-                self.unsent_bytes -= open.take(stream, out, bytes);
+                open.take(out, bytes);
+                self.unsent_bytes -= counted(stream, bytes);
             }
         }
         None
     }
 
-    /// Moves bulk behind its record.
-    pub fn take_bulk(&mut self, bulk: Bulk, out: &mut Vec<u8>) {
-        if let Some(open) = self.open.get_mut(&bulk.stream) {
-            self.unsent_bytes -= open.take(bulk.stream, out, bulk.bytes);
-        }
+    /// Moves what goes behind a record there. If that is in a pipe, gives it.
+    pub fn take_aside(&mut self, aside: Aside, out: &mut Vec<u8>) -> Option<PipedBytes> {
+        let open = self.open.get_mut(&aside.stream)?;
+        self.unsent_bytes -= counted(aside.stream, aside.bytes);
+        open.take(out, aside.bytes)
     }
 }

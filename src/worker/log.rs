@@ -220,7 +220,7 @@ impl SessionLog {
         let rate = totals.sent_bytes as f64 / seconds.max(0.001);
         let kept = match totals.kept_chunks {
             0 => String::new(),
-            chunks => format!("kept_chunks={chunks} "),
+            chunks => format!("kept_chunks={chunks} piped_bytes={} ", totals.piped_bytes),
         };
         format!(
             "files={} bytes={} sent_bytes={} {kept}skipped={} failed={} seconds={seconds:.3} \

@@ -95,6 +95,14 @@ pub enum FileOp {
         buffer: Buffer,
         len: usize,
     },
+    /// splice(2) of so many bytes into a new pipe → [`FileDone::Piped`]: they stay in the page
+    /// cache. At most [`crate::pipe::MAX_PIPED_BYTES`]. `EPERM`: this user's pipes hold as much as
+    /// they may (fs.pipe-user-pages-soft).
+    Pipe {
+        file: Arc<OwnedFd>,
+        offset: u64,
+        len: usize,
+    },
     /// pwrite(2) → [`FileDone::Written`], which may be short.
     Write {
         file: Arc<OwnedFd>,
@@ -254,6 +262,9 @@ pub enum FileDone {
         /// Number of bytes read; may be fewer than asked for.
         bytes: usize,
     },
+    /// The end of a pipe to read from, whose other end is closed, and how many bytes are in it:
+    /// fewer than asked for where the file ends.
+    Piped(OwnedFd, usize),
     /// Number of bytes written or copied; may be fewer than asked for.
     Written(usize),
     /// A batch of names, in the directory's own order, without `.` and `..`. It may be empty before

@@ -3,9 +3,10 @@
 use std::fs;
 use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use nix::fcntl::SpliceFFlags;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::cmsg::plain;
@@ -250,6 +251,31 @@ impl TcpStream {
             .socket
             .send_vectored_with_flags(parts, libc::MSG_NOSIGNAL);
         unless_later(sent)
+    }
+
+    /// As [`TcpStream::send`], where [`TcpStream::send_piped`] follows at once: what would fill no
+    /// packet waits for that.
+    ///
+    /// # Errors
+    /// As of [`TcpStream::send`].
+    pub fn send_ahead(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_MORE;
+        unless_later(self.socket.send_with_flags(bytes, flags))
+    }
+
+    /// Sends at most so many of the bytes that are in a pipe, as much as there is room for, without
+    /// a copy of them. `None`: there is no room now. `Some(0)`: the pipe is empty and has no other
+    /// end.
+    ///
+    /// # Errors
+    /// As of [`TcpStream::send`].
+    pub fn send_piped(&self, pipe: &OwnedFd, bytes: usize) -> io::Result<Option<usize>> {
+        // A socket has no SIGPIPE of splice(2): that sends with MSG_NOSIGNAL since Linux 6.5
+        // (splice_to_socket), and before by the socket's sendpage, which raises it; Rust's runtime
+        // ignores that signal.
+        let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+        let sent = nix::fcntl::splice(pipe, None, &self.socket, None, bytes, flags);
+        unless_later(sent.map_err(io::Error::from))
     }
 
     /// Receives into `buffer`. `Some(0)`: the peer sends no more; `None`: nothing is there now, or

@@ -83,7 +83,7 @@ pub(super) struct Adding {
     /// Both sides know how.
     is_agreed: bool,
     /// Data goes from here to the peer.
-    sends: bool,
+    pub(super) sends: bool,
     from_bytes: u64,
     moved_bytes: u64,
     /// As many at a time.

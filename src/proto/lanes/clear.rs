@@ -66,7 +66,9 @@ impl Lanes {
     /// again on lanes that nobody can change.
     pub(super) fn leave_clear(&mut self, now: Instant, why: ClearOff) {
         let is_left = self.adding.clear.take().is_none();
-        if self.adding.was_altered || is_left && why == ClearOff::NotHad {
+        // A peer that complains of what is right had it over some other lane.
+        let is_none = is_left && self.adding.sends && !self.added.iter().any(Lane::is_clear);
+        if self.adding.was_altered || is_none || is_left && why == ClearOff::NotHad {
             return;
         }
         let event = Event::ClearOff(why);

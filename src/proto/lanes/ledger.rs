@@ -60,6 +60,8 @@ pub(super) struct AddedLane {
     pub is_worn: bool,
     /// Sender: what the lane's mover was told.
     pub told: MoverTold,
+    /// And that the lane carries what stays in the kernel.
+    pub told_pipes: bool,
 }
 
 /// What the mover of an added lane was told.
@@ -77,6 +79,7 @@ impl AddedLane {
     pub fn new(number: u32, since: Instant, is_clear: bool) -> AddedLane {
         AddedLane {
             is_clear,
+            told_pipes: false,
             ledger: Ledger::new(number),
             since,
             is_worn: false,

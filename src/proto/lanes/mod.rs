@@ -341,7 +341,11 @@ impl Lanes {
             LanesInput::Stray { lane } => {
                 self.violation(now, lane, "a second bidirectional stream".to_owned());
             }
-            LanesInput::Room { lane, bytes } => self.begin_round(now, lane, bytes),
+            LanesInput::Room {
+                lane,
+                bytes,
+                takes_pipes,
+            } => self.begin_round(now, lane, (bytes, takes_pipes)),
             LanesInput::Taken(taken) => self.taken(now, taken),
             LanesInput::Delivered { lane, stream } => self.delivered(lane, stream),
             LanesInput::Question {

@@ -93,8 +93,12 @@ pub enum LanesInput {
     /// The peer opened a stream that is neither.
     Stray { lane: LaneKey },
     /// The lane's transport takes about so many bytes now. Whenever that may have become more it
-    /// says so again.
-    Room { lane: LaneKey, bytes: usize },
+    /// says so again. `takes_pipes`: from now on it takes [`Payload::Piped`], too.
+    Room {
+        lane: LaneKey,
+        bytes: usize,
+        takes_pipes: bool,
+    },
     /// The answer to [`LanesOutput::Send`], the very next input.
     Taken(Taken),
     /// The peer has everything of a watched stream (see [`LanesOutput::Watch`]).

@@ -5,6 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::lane::{ControlIn, ControlOut, Lane, LaneState};
+use super::ledger::MoverTold;
 use super::outgoing::{RoundStanding, Send};
 use super::ports::{LaneClosed, LaneKey, LaneStream, LanesOutput, Taken, code};
 use super::{Course, Lanes, LanesSide};
@@ -128,9 +129,23 @@ impl Lanes {
 
     // ---- what leaves
 
-    pub(super) fn begin_round(&mut self, now: Instant, lane: LaneKey, bytes: usize) {
+    pub(super) fn begin_round(
+        &mut self,
+        now: Instant,
+        lane: LaneKey,
+        (bytes, takes_pipes): (usize, bool),
+    ) {
         if let Some(it) = self.lane_mut(lane) {
             it.wants_room = false;
+            let mover = it.mover();
+            if let Some(added) = &mut it.added
+                && takes_pipes
+                && !added.told_pipes
+                && let MoverTold::Pulls(_) = added.told
+            {
+                added.told_pipes = true;
+                self.session.handle(now, Input::TakesPipes { mover });
+            }
             self.out.begin_round(lane, bytes as u64);
             self.go_on(now, lane);
         }

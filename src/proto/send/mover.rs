@@ -24,7 +24,7 @@ use crate::proto::PIECE_BYTES;
 use crate::proto::parallel::{ParallelTransferConfig, Parallelism, StreamSlots};
 use crate::proto::ports::{OpOwner, Ops, Ports};
 use crate::proto::zeros::ZeroPace;
-use crate::proto::{Carriage, DiskDone, DiskError};
+use crate::proto::{DiskDone, DiskError};
 use chunks::Jobs;
 use pack::Pack;
 use unsized_files::UnsizedJobs;
@@ -38,7 +38,6 @@ const TURN_BYTES: u64 = 256 * 1024;
 pub struct MoverConfig {
     pub read_ahead_bytes: u64,
     pub read_ahead_in_place_bytes: u64,
-    pub carriage: Carriage,
     pub parallel: ParallelTransferConfig,
     pub no_growing: bool,
 }
@@ -47,7 +46,8 @@ pub struct SendMover {
     pub id: MoverId,
     ops: Ops<SendMoverOp>,
     course: MoverCourse,
-    carriage: Carriage,
+    /// Its lane carries what stays in the kernel.
+    takes_pipes: bool,
     ahead: ReadAhead,
     rate: LaneRate,
     turn: Turn,
@@ -86,6 +86,12 @@ pub enum SendMoverOp {
         job: usize,
         piece: u32,
         len: u32,
+    },
+    /// Of a piece that is to stay in the kernel, with where it is in its file.
+    Pipe {
+        job: usize,
+        piece: u32,
+        range: (u64, u32),
     },
     /// Where its file has data.
     Look {
@@ -153,7 +159,7 @@ impl SendMover {
             id,
             ops: Ops::of(OpOwner::Mover(id)),
             course: MoverCourse::Pulls(true),
-            carriage: config.carriage,
+            takes_pipes: false,
             ahead: ReadAhead {
                 awaited_bytes,
                 in_place_bytes: awaited_bytes.min(config.read_ahead_in_place_bytes).max(1),
@@ -204,6 +210,9 @@ impl SendMover {
             SendMoverOp::Piece { job, piece, len } => {
                 self.piece_read(ports, job, piece, len, result);
             }
+            SendMoverOp::Pipe { job, piece, range } => {
+                self.piece_piped(ports, (job, piece), range, result);
+            }
             SendMoverOp::Look { job } => self.looked(ports, job, result),
             SendMoverOp::Yield => self.pace.renew(),
             SendMoverOp::Input { job } => self.input_looked_for(job, result),
@@ -240,6 +249,11 @@ impl SendMover {
         self.ahead.untaken_bytes = self.ahead.untaken_bytes.saturating_sub(untaken_bytes);
         self.lose_pack(|key| keys.contains(&key));
         self.lose_streams_of_chunks(ports, keys);
+    }
+
+    /// Its lane carries what stays in the kernel.
+    pub fn take_pipes(&mut self) {
+        self.takes_pipes = true;
     }
 
     /// Whether it takes new orders now.
@@ -385,7 +399,9 @@ impl SendMover {
     pub fn awaited(&self) -> Option<EntryId> {
         match self.ops.oldest()? {
             SendMoverOp::Whole(order) => Some(order.entry),
-            SendMoverOp::Piece { job, .. } | SendMoverOp::Look { job } => self.jobs.entry_of(*job),
+            SendMoverOp::Piece { job, .. }
+            | SendMoverOp::Pipe { job, .. }
+            | SendMoverOp::Look { job } => self.jobs.entry_of(*job),
             SendMoverOp::Yield => None,
             SendMoverOp::Input { job } | SendMoverOp::Stretch { job } => {
                 self.unsized_files.entry_of(*job)
@@ -460,7 +476,10 @@ impl SendMover {
             .iter()
             .map(|op| match op {
                 SendMoverOp::Whole(order) => order.version.size_bytes,
-                SendMoverOp::Piece { len, .. } => u64::from(*len),
+                SendMoverOp::Piece { len, .. }
+                | SendMoverOp::Pipe {
+                    range: (_, len), ..
+                } => u64::from(*len),
                 SendMoverOp::Look { .. } | SendMoverOp::Yield | SendMoverOp::Input { .. } => 0,
                 SendMoverOp::Stretch { .. } => PIECE_BYTES as u64,
             })
@@ -469,7 +488,9 @@ impl SendMover {
         assert_eq!(self.ahead.reading_bytes, known, "bytes being read");
         self.pack.check(self.orders().wholes);
         let pieces = self.ops.iter().filter_map(|op| match op {
-            SendMoverOp::Piece { job, .. } | SendMoverOp::Look { job } => Some(*job),
+            SendMoverOp::Piece { job, .. }
+            | SendMoverOp::Pipe { job, .. }
+            | SendMoverOp::Look { job } => Some(*job),
             SendMoverOp::Whole(_)
             | SendMoverOp::Yield
             | SendMoverOp::Input { .. }

@@ -38,7 +38,6 @@ impl Movers {
         let config = MoverConfig {
             read_ahead_bytes: settings.read_ahead_bytes,
             read_ahead_in_place_bytes: settings.read_ahead_in_place_bytes,
-            carriage: settings.carriage,
             parallel: settings.parallel.clone(),
             no_growing: settings.no_growing,
         };
@@ -88,6 +87,12 @@ impl Movers {
         mover.set_pulls(pulls);
         mover.set_in_place(self.is_in_place);
         self.all.push(mover);
+    }
+
+    pub fn take_pipes(&mut self, id: MoverId) {
+        if let Some(mover) = self.find(id) {
+            mover.take_pipes();
+        }
     }
 
     pub fn retire(&mut self, id: MoverId) {

@@ -185,6 +185,8 @@ pub enum SendReport {
         value: Digest,
         /// It was ordered with this value, and not hashed.
         is_kept: bool,
+        /// So much of it stayed in the kernel.
+        piped_bytes: u64,
         /// None of a hole.
         at: Option<RecordAt>,
     },

@@ -69,6 +69,10 @@ impl SendOutpost {
         }
     }
 
+    pub fn take_pipes(&mut self, mover: MoverId) {
+        self.movers.take_pipes(mover);
+    }
+
     pub fn retire(&mut self, ports: &mut Ports, mover: MoverId) {
         self.movers.retire(mover);
         self.tell_reports(ports);

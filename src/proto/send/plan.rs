@@ -322,10 +322,14 @@ impl SendPlan {
                 chunk,
                 value,
                 is_kept,
+                piped_bytes,
                 at,
             } => {
                 self.files.chunk_sent(file, chunk, value);
-                self.note_value(file, chunk, value, is_kept);
+                self.totals.piped_bytes += piped_bytes;
+                if self.note_value(file, chunk, value, is_kept) {
+                    ports.altered();
+                }
                 self.note_chunk(file, chunk, at);
                 self.kept_order_over(file, chunk);
             }
@@ -403,10 +407,10 @@ impl SendPlan {
         let is_small = size_bytes <= SMALL_MAX_BYTES && !is_unsized;
         match self.carriage {
             Carriage::Copies => self.copies.want(id),
-            Carriage::Bytes | Carriage::Ranges if is_small => {
+            Carriage::Bytes if is_small => {
                 self.wholes.push_back(id);
             }
-            Carriage::Bytes | Carriage::Ranges => self.files.want(id),
+            Carriage::Bytes => self.files.want(id),
         }
     }
 

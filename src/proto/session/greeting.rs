@@ -164,7 +164,7 @@ impl Session {
             adds_lanes: self.limits.adds_lanes && is_transfer,
             asks_addresses: self.limits.asks_addresses && is_transfer,
             // On a lane in the clear a wrong value would be taken for data that somebody changed.
-            takes_kept: is_pull && !self.limits.clear.is_wanted(),
+            takes_kept: is_pull,
             clear: self.limits.clear.is_wanted() && is_transfer,
         });
         if paths_fit && few && wire::fits(&message) {

@@ -240,17 +240,6 @@ impl Disk {
         }
     }
 
-    /// So many bytes of a file from `offset` on, zeros where it has become shorter.
-    pub fn read_filled(&self, ino: Ino, offset: u64, len: usize) -> Bytes {
-        let Body::File(data) = &self.nodes[ino].body else {
-            panic!("a range of something that is no file")
-        };
-        let from = data.len().min(offset as usize);
-        let mut read = data[from..data.len().min(from + len)].to_vec();
-        read.resize(len, 0);
-        read.into()
-    }
-
     /// The node at a path of real directories.
     pub fn find(&self, path: &[u8]) -> Option<Ino> {
         self.look_up(path).ok()

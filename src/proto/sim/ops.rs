@@ -9,6 +9,7 @@ mod source;
 mod target;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -22,7 +23,9 @@ use crate::proto::errno::{
 };
 use crate::proto::extents::{BLOCK_BYTES, DataMap, MAP_RANGES};
 use crate::proto::integrity::{ChunkHasher, Digest};
-use crate::proto::{DiskDone, DiskError, DiskOp, FileStamp, Listed, PIECE_BYTES, Recalled};
+use crate::proto::{
+    DiskDone, DiskError, DiskOp, FileStamp, KernelData, Listed, PIECE_BYTES, PIPED_BYTES, Recalled,
+};
 use source::{read_small, source_file};
 
 /// Most entries one `List` answers with, whatever was asked: getdents64 has its own idea, too.
@@ -129,6 +132,7 @@ fn about(cmd: &DiskOp) -> About {
             ..About::default()
         },
         DiskOp::Read { file, .. }
+        | DiskOp::Pipe { file, .. }
         | DiskOp::Map { file, .. }
         | DiskOp::Recall { file, .. }
         | DiskOp::Remember { file, .. }
@@ -159,6 +163,12 @@ fn write_len(cmd: &DiskOp) -> usize {
     }
 }
 
+/// What a transport takes of what stays in the kernel: so many bytes are left of it.
+pub fn in_kernel(data: &KernelData, len_bytes: u64) -> Bytes {
+    let bytes = data.get::<Bytes>().expect("it is of this disk");
+    bytes.slice(bytes.len() - len_bytes as usize..)
+}
+
 impl Handles {
     /// Directories and files the session holds open.
     pub fn open_count(&self) -> (usize, usize) {
@@ -176,7 +186,9 @@ impl Handles {
     /// Bytes that reads under way may bring.
     pub fn reading_bytes(&self) -> usize {
         let read = |pending: &Pending| match pending.cmd {
-            DiskOp::Read { len_bytes, .. } | DiskOp::ReadOn { len_bytes, .. } => len_bytes,
+            DiskOp::Read { len_bytes, .. }
+            | DiskOp::Pipe { len_bytes, .. }
+            | DiskOp::ReadOn { len_bytes, .. } => len_bytes,
             _ => 0,
         };
         self.pending.iter().map(read).sum()
@@ -376,6 +388,9 @@ impl Handles {
             DiskOp::Read {
                 offset, len_bytes, ..
             } => self.read(disk, file, offset, len_bytes),
+            DiskOp::Pipe {
+                offset, len_bytes, ..
+            } => Ok(self.pipe(disk, file, (offset, len_bytes), rng)),
             DiskOp::Map { offset, .. } => self.map(disk, file, offset, rng),
             cmd @ (DiskOp::Recall { .. } | DiskOp::Remember { .. }) => {
                 Ok(self.run_for_kept(disk, file, cmd, rng))

@@ -348,10 +348,7 @@ pub fn limits(rng: &mut Rng) -> Limits {
         read_ahead_bytes: rng.pick(&[1, 300_000, 8 << 20]),
         read_ahead_in_place_bytes: 100_000,
         read_ahead_all_bytes: 9 << 20,
-        carriage: match rng.chance(30) {
-            true => Carriage::Ranges,
-            false => Carriage::Bytes,
-        },
+        carriage: Carriage::Bytes,
         parallel,
         lookups: rng.pick(&[1, 8, 64]),
         patience: Some(PATIENCE),

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::Rng;
-use super::disk::{Disk, Ino};
 use crate::ids::StreamKey;
 use crate::proto::PIECE_BYTES;
 
@@ -24,37 +23,9 @@ pub struct Pipe {
     cut: bool,
 }
 
-/// What was emitted and not taken: a range is read when it is.
-#[derive(Debug)]
-pub enum Emitted {
-    Bytes(Bytes),
-    Range { ino: Ino, offset: u64, len: usize },
-}
-
-impl Emitted {
-    fn len(&self) -> usize {
-        match self {
-            Emitted::Bytes(bytes) => bytes.len(),
-            Emitted::Range { len, .. } => *len,
-        }
-    }
-
-    fn take(&mut self, wanted: usize, disk: &Disk) -> Bytes {
-        match self {
-            Emitted::Bytes(bytes) => bytes.split_to(wanted),
-            Emitted::Range { ino, offset, len } => {
-                let read = disk.read_filled(*ino, *offset, wanted);
-                *offset += wanted as u64;
-                *len -= wanted;
-                read
-            }
-        }
-    }
-}
-
 #[derive(Debug, Default)]
 struct Stream {
-    emitted: VecDeque<Emitted>,
+    emitted: VecDeque<Bytes>,
     taken: VecDeque<Bytes>,
     fin_emitted: bool,
     fin_taken: bool,
@@ -93,7 +64,7 @@ impl Wire {
         }
     }
 
-    pub fn emit_data(&mut self, key: StreamKey, data: Emitted, fin: bool) {
+    pub fn emit_data(&mut self, key: StreamKey, data: Bytes, fin: bool) {
         if self.gone {
             return;
         }
@@ -108,7 +79,7 @@ impl Wire {
         let stream = self.streams.entry(key).or_default();
         assert!(!stream.fin_emitted, "data after the end of {key:?}");
         self.untaken_bytes += data.len();
-        if data.len() > 0 {
+        if !data.is_empty() {
             stream.emitted.push_back(data);
         }
         stream.fin_emitted = fin;
@@ -137,7 +108,7 @@ impl Wire {
     }
 
     /// The transport takes some bytes of one stream; gives how many.
-    pub fn take(&mut self, rng: &mut Rng, disk: &Disk) -> usize {
+    pub fn take(&mut self, rng: &mut Rng) -> usize {
         let keys: Vec<_> = self.takeable().collect();
         let key = rng.pick(&keys);
         let room = self.window_bytes - self.taken_bytes;
@@ -158,9 +129,9 @@ impl Wire {
             if len == 0 {
                 break;
             }
-            stream.taken.push_back(front.take(len, disk));
+            stream.taken.push_back(front.split_to(len));
             taken += len;
-            if front.len() == 0 {
+            if front.is_empty() {
                 stream.emitted.pop_front();
             }
         }

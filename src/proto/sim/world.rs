@@ -3,16 +3,14 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::Rng;
 use super::disk::Disk;
 use super::ops::Handles;
 use super::tap::Tap;
-use super::wire::{Emitted, Pipe, Wire};
+use super::wire::{Pipe, Wire};
 use crate::ids::{MoverId, StreamKey};
 use crate::proto::session::{Direction, Grant, Limits, Request, Session};
-use crate::proto::{Carriage, Event, Input, Outcome, Output, PIECE_BYTES, Payload};
+use crate::proto::{Event, Input, Outcome, Output, PIECE_BYTES, PIPED_BYTES, Payload};
 
 pub const CLIENT: usize = 0;
 pub const SERVER: usize = 1;
@@ -81,6 +79,8 @@ pub struct World {
     disk_latency: Duration,
     /// Of a hundred operations of either disk, so many never end.
     hanging_percent: u64,
+    /// The sender's transport carries what stays in the kernel.
+    takes_pipes: bool,
 }
 
 /// An operation that never ends is one that would end when nobody is there any more.
@@ -120,6 +120,8 @@ impl World {
             outcome: None,
             events: Vec::new(),
         };
+        // Of a generator of its own, so that seeds are what they were.
+        let takes_pipes = rng.clone().chance(50);
         let window = rng.pick(&[20_000, 200_000, 2_000_000]);
         let mut world = World {
             sides: [
@@ -136,6 +138,7 @@ impl World {
             steps: 0,
             disk_latency: Duration::ZERO,
             hanging_percent: 0,
+            takes_pipes,
         };
         world.drain(CLIENT);
         world.drain(SERVER);
@@ -303,15 +306,13 @@ impl World {
                 self.input(side, input);
             }
             Action::Take => {
-                let bytes = self.wire.take(&mut self.rng, &self.sides[self.sender].disk) as u64;
+                let bytes = self.wire.take(&mut self.rng) as u64;
+                let mover = MoverId::CONTROL;
+                if self.takes_pipes {
+                    self.input(self.sender, Input::TakesPipes { mover });
+                }
                 if bytes > 0 {
-                    self.input(
-                        self.sender,
-                        Input::Sent {
-                            mover: MoverId::CONTROL,
-                            bytes,
-                        },
-                    );
+                    self.input(self.sender, Input::Sent { mover, bytes });
                 }
             }
             Action::Data => {
@@ -421,29 +422,14 @@ impl World {
 
     fn emit_data(&mut self, side: usize, stream: StreamKey, payload: Payload, fin: bool) {
         assert_eq!(side, self.sender, "a receiver sends no data");
-        let Side {
-            handles, limits, ..
-        } = &self.sides[side];
-        let (data, seen) = match payload {
-            Payload::Bytes(bytes) | Payload::FileData(bytes) => {
-                (Emitted::Bytes(bytes.clone()), bytes)
-            }
-            Payload::Range {
-                file,
-                offset,
-                len_bytes,
-            } => {
-                assert!(
-                    limits.carriage == Carriage::Ranges,
-                    "a range that nobody takes"
-                );
-                let (ino, len) = (handles.source_of(file), len_bytes as usize);
-                // How the data is hashed and cut is what is listened to, not what it is.
-                let seen = Bytes::from(vec![0; len]);
-                (Emitted::Range { ino, offset, len }, seen)
+        let data = match payload {
+            Payload::Bytes(bytes) | Payload::FileData(bytes) => bytes,
+            Payload::Piped { data, len_bytes } => {
+                assert!(self.takes_pipes, "a pipe that nobody takes");
+                super::ops::in_kernel(&data, len_bytes)
             }
         };
-        self.tap.sender_emits_data(stream, seen, fin);
+        self.tap.sender_emits_data(stream, data.clone(), fin);
         self.wire.emit_data(stream, data, fin);
     }
 
@@ -479,8 +465,12 @@ impl World {
                     .min(limits.read_ahead_in_place_bytes),
                 false => limits.read_ahead_bytes,
             };
+            let piped = match self.takes_pipes {
+                true => PIPED_BYTES,
+                false => 0,
+            };
             assert!(
-                ahead <= most + READ_AHEAD_SLACK_BYTES,
+                ahead <= most + READ_AHEAD_SLACK_BYTES + piped,
                 "{ahead} bytes are read ahead"
             );
             let window = self.sides[1 - side].limits.entry_window as usize;

@@ -1,5 +1,8 @@
 //! Lanes in the clear: who is let in, and what somebody on the wire can do to one.
 
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -386,6 +389,69 @@ fn bulk_is_data_of_a_data_stream_and_nothing_else() {
         let is_it = matches!(&reason, Some(CloseReason::Transport(what)) if what.contains("bulk"));
         assert!(is_it, "{reason:?}");
     }
+}
+
+/// A pipe with so many bytes in it, and no other end.
+fn piped(bytes: &[u8]) -> Arc<OwnedFd> {
+    let (read, mut write) = std::io::pipe().unwrap();
+    write.write_all(bytes).unwrap();
+    Arc::new(read.into())
+}
+
+/// What is in pipes travels between what is said and bulk, in order, though the socket takes it in
+/// parts.
+#[test]
+fn what_is_in_pipes_goes_beside_records() {
+    let mut pair = clear_pair(pass([9; 32], SERVER));
+    pair.run();
+    let stream = pair.client.open_uni().unwrap();
+    let (said, data) = (Bytes::from_static(SAID), pattern(50_000));
+    let mut sent = Vec::new();
+    for part in [&data[..20_000], &data[20_000..]] {
+        let bulk = Bytes::from(pattern(300));
+        pair.client.send(stream, said.clone(), false).unwrap();
+        let taken = pair.client.send_piped(stream, piped(part), part.len());
+        assert_eq!(taken, Ok(part.len()));
+        pair.client.send_bulk(stream, bulk.clone()).unwrap();
+        sent.extend([SAID, part, &bulk].concat());
+    }
+    pair.client.send(stream, said, true).unwrap();
+    sent.extend(SAID);
+    let (mut got, mut ended) = (Vec::new(), false);
+    while !ended {
+        let out = pair.client.outgoing(pair.now).to_vec();
+        pair.client.sent(out.len());
+        let mut parts = vec![out];
+        if let Some((pipe, bytes)) = pair.client.outgoing_piped() {
+            let mut part = vec![0; bytes.min(7_000)];
+            File::from(pipe.try_clone().unwrap())
+                .read_exact(&mut part)
+                .unwrap();
+            pair.client.sent_piped(part.len());
+            parts.push(part);
+        }
+        for part in parts.iter().flat_map(|part| part.chunks(3_000)) {
+            pair.server.receive_buffer()[..part.len()].copy_from_slice(part);
+            pair.server.received(pair.now, part.len());
+            while let Some(readable) = pair.server.readable_next() {
+                let (read, is_end) = read_all(&mut pair.server, readable);
+                got.extend(read);
+                ended |= is_end;
+            }
+        }
+        assert_eq!(pair.server.close_reason(), None);
+    }
+    assert!(got == sent);
+    assert_eq!(pair.client.outgoing(pair.now), b"");
+}
+
+/// Who seals what it sends has to see it.
+#[test]
+fn pipes_are_for_lanes_in_the_clear() {
+    let mut pair = Pair::established();
+    let stream = pair.client.open_uni().unwrap();
+    assert!(!pair.client.takes_pipes());
+    assert!(pair.client.send_piped(stream, piped(b"data"), 4).is_err());
 }
 
 #[test]

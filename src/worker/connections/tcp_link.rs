@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use landro_sys::aead::BadRecord;
 use landro_sys::ktls::RecordsHeard;
-use landro_sys::{Driver, Interest, TcpId};
+use landro_sys::{Driver, Interest, TcpId, TcpStream};
 
 use crate::quic::{ConnState, PathSnapshot};
 use crate::tcp::{KernelStep, TcpConn};
@@ -160,20 +160,13 @@ impl TcpLink {
         }
         let (stream, mut sent) = (driver.stream(self.id), 0);
         while sent < TURN_BYTES && self.give_keys(driver, now) {
-            if self.conn.outgoing(now).is_empty() {
+            if !self.has_outgoing(now) {
                 self.say_the_end(driver);
                 break;
             }
-            let record = self.conn.outgoing_record();
-            let out = self.conn.outgoing(now);
-            let taken = match record {
-                Some(content) => stream.send_record(content, out),
-                None => stream.send(&[IoSlice::new(out)]),
-            };
-            match taken {
+            match self.push(stream, now) {
                 Ok(Some(bytes)) => {
                     sent += bytes;
-                    self.conn.sent(bytes);
                     self.look_at.get_or_insert(now + LOOK_PAUSE);
                 }
                 Ok(None) => {
@@ -193,6 +186,34 @@ impl TcpLink {
         }
         self.losses.sent(stream, sent);
         sent > 0
+    }
+
+    fn has_outgoing(&mut self, now: Instant) -> bool {
+        !self.conn.outgoing(now).is_empty() || self.conn.outgoing_piped().is_some()
+    }
+
+    /// Gives the kernel what it takes with one call of what is to be sent.
+    fn push(&mut self, stream: &TcpStream, now: Instant) -> io::Result<Option<usize>> {
+        let record = self.conn.outgoing_record();
+        let is_ahead = self.conn.outgoing_piped().is_some();
+        if self.conn.outgoing(now).is_empty()
+            && let Some((pipe, bytes)) = self.conn.outgoing_piped()
+        {
+            let taken = stream.send_piped(pipe, bytes)?;
+            if taken == Some(0) {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.conn.sent_piped(taken.unwrap_or(0));
+            return Ok(taken);
+        }
+        let out = self.conn.outgoing(now);
+        let taken = match record {
+            Some(content) => stream.send_record(content, out)?,
+            None if is_ahead => stream.send_ahead(out)?,
+            None => stream.send(&[IoSlice::new(out)])?,
+        };
+        self.conn.sent(taken.unwrap_or(0));
+        Ok(taken)
     }
 
     /// Whether a call failed for records of the peer that the kernel does not open, which is then
@@ -309,7 +330,7 @@ impl TcpLink {
 
     /// Has the driver watch for what is waited for.
     pub(crate) fn watch(&mut self, driver: &mut Driver, now: Instant) {
-        let waits_for_room = !self.conn.outgoing(now).is_empty();
+        let waits_for_room = self.has_outgoing(now);
         let waits_for_bytes = !self.readable && !self.is_at_end;
         let wanted = match self.phase {
             StreamPhase::Connecting => Interest::WRITE,

@@ -1,5 +1,7 @@
 //! What carries a connection, and what any carrier can do for it.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -230,6 +232,32 @@ impl Transport {
             Transport::Quic(link) => link.conn.send(stream, data, false).map_err(|_| NoStream),
             Transport::Tcp(link) => link.conn.send_bulk(stream, data).map_err(|_| NoStream),
         }
+    }
+
+    /// Whether data that is in pipes may be sent, now and from now on.
+    pub(crate) fn takes_pipes(&self) -> bool {
+        match self {
+            Transport::Quic(_) => false,
+            Transport::Tcp(link) => link.conn.takes_pipes(),
+        }
+    }
+
+    /// The same with so many bytes of a file that are in a pipe. Gives how many are left, if any.
+    ///
+    /// # Errors
+    /// As of [`Transport::send`]; or not [`Transport::takes_pipes`].
+    pub(crate) fn send_piped(
+        &mut self,
+        stream: u64,
+        pipe: Arc<OwnedFd>,
+        bytes: u64,
+    ) -> Result<Option<u64>, NoStream> {
+        let Transport::Tcp(link) = self else {
+            return Err(NoStream);
+        };
+        let taken = link.conn.send_piped(stream, pipe, bytes as usize);
+        let rest = bytes - taken.map_err(|_| NoStream)? as u64;
+        Ok((rest > 0).then_some(rest))
     }
 
     pub(crate) fn unsent_bytes(&self) -> usize {

@@ -19,6 +19,7 @@ use super::{
     Dir, FileDone, FileOp, FileSystem, Flock, OpenHow, STATX_MASK, Statx, extents, holes, invalid,
     list, xattr,
 };
+use crate::pipe;
 use crate::pool::Buffer;
 use crate::process::descriptor_path;
 
@@ -46,6 +47,10 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
             ..
         } => read(&file, offset, buffer, len),
         FileOp::ReadOn { file, buffer, len } => read_on(&file, buffer, len),
+        FileOp::Pipe { file, offset, len } => {
+            let (pipe, bytes) = pipe::filled(&file, offset, len)?;
+            Ok(FileDone::Piped(pipe, bytes))
+        }
         FileOp::Write { file, offset, data } => write(&file, offset, &data).map(FileDone::Written),
         FileOp::Append { file, data } => append(&file, &data).map(FileDone::Written),
         FileOp::Reserve { file, len } => done(reserve(&file, len)),

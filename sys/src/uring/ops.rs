@@ -113,6 +113,7 @@ impl FileInFlight {
             // A ring's `ReadOn` would end at the size that FUSE told (Linux 6.18).
             FileOp::Read { waits: true, .. }
             | FileOp::ReadOn { .. }
+            | FileOp::Pipe { .. }
             | FileOp::Truncate { .. }
             | FileOp::Readlink { .. }
             | FileOp::SetMeta { .. }

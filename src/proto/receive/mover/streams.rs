@@ -212,6 +212,11 @@ impl ReceiveMover {
         let Body::Chunk { chunk, hasher, .. } = body else {
             return false;
         };
+        // A wrong value may be one that the sender remembers: it tells which of the two it was,
+        // once it was asked for the chunk again.
+        if status.is_kept() {
+            return false;
+        }
         // Data that nobody wants any more is not hashed.
         let entry = self.chunks[*chunk].entry;
         let is_open = self.is_part_open(entry);

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
-use super::runs::{ChunkCourse, NextPiece};
+use super::runs::{ChunkCourse, NextPiece, PieceUse};
 use super::values::ChunkValue;
 use super::{Issued, SendMover, SendMoverOp};
 use crate::ids::{EntryId, StreamKey};
@@ -19,7 +19,7 @@ use crate::proto::integrity::ZEROS;
 use crate::proto::ports::Ports;
 use crate::proto::send::orders::{ChunkOrder, RecordAt, SendReport};
 use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail, encode_run};
-use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, Payload};
+use crate::proto::{DiskDone, DiskError, DiskOp, KernelData, PIECE_BYTES, Payload};
 
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
@@ -37,13 +37,14 @@ struct Job {
     /// Bytes whose read was started, holes included.
     issued_bytes: u64,
     emitted_bytes: u64,
-    /// Of them, what is no hole.
+    /// Of them, what is no hole, and of that what stayed in the kernel.
     data_bytes: u64,
+    piped_bytes: u64,
     course: ChunkCourse,
     value: ChunkValue,
-    /// Pieces in order from number `first_piece` on.
-    pieces: VecDeque<JobPiece>,
-    first_piece: u32,
+    /// Pieces in order, each with its number.
+    pieces: VecDeque<(u32, JobPiece)>,
+    next_piece: u32,
     /// Reads in flight, and looks where data is.
     reads: usize,
     state: JobState,
@@ -51,9 +52,11 @@ struct Job {
 
 #[derive(Debug)]
 enum JobPiece {
-    /// Next: Data.
+    /// Next: Data, Kernel, or several that are Reading.
     Reading,
     Data(Bytes),
+    /// Data that stays in the kernel.
+    Kernel(KernelData, u64),
     /// The begin of a run of a chunk with holes.
     Run {
         hole_bytes: u64,
@@ -68,8 +71,44 @@ impl JobPiece {
     fn data_bytes(&self) -> u64 {
         match self {
             JobPiece::Data(data) => data.len() as u64,
+            JobPiece::Kernel(_, len) => *len,
             JobPiece::Reading | JobPiece::Run { .. } | JobPiece::Zeros(_) => 0,
         }
+    }
+}
+
+impl Job {
+    /// Adds a piece behind the others, and gives its number.
+    fn push(&mut self, piece: JobPiece) -> u32 {
+        let number = self.next_piece;
+        self.next_piece += 1;
+        self.pieces.push_back((number, piece));
+        number
+    }
+
+    /// What was being read is here.
+    fn set(&mut self, number: u32, piece: JobPiece) {
+        if let Some(found) = self.pieces.iter_mut().find(|(of, _)| *of == number) {
+            found.1 = piece;
+        }
+    }
+
+    /// Several pieces that are to be read, in place of one of so many bytes: the number of each,
+    /// where it begins within that, and its length.
+    fn split(&mut self, number: u32, len: u32) -> Vec<(u32, u64, u64)> {
+        let Some(at) = self.pieces.iter().position(|(of, _)| *of == number) else {
+            return Vec::new();
+        };
+        let mut behind = self.pieces.split_off(at);
+        behind.pop_front();
+        let (len, mut from, mut parts) = (u64::from(len), 0, Vec::new());
+        while from < len {
+            let bytes = (len - from).min(PIECE_BYTES as u64);
+            parts.push((self.push(JobPiece::Reading), from, bytes));
+            from += bytes;
+        }
+        self.pieces.append(&mut behind);
+        parts
     }
 }
 
@@ -118,7 +157,7 @@ impl Jobs {
     #[cfg(test)]
     pub(super) fn read_bytes(&self) -> u64 {
         let pieces = self.all.iter().flat_map(|(_, job)| job.pieces.iter());
-        pieces.map(JobPiece::data_bytes).sum()
+        pieces.map(|(_, piece)| piece.data_bytes()).sum()
     }
 
     /// `reads`: the job of each read in flight.
@@ -151,11 +190,12 @@ impl SendMover {
             issued_bytes: 0,
             emitted_bytes: 0,
             data_bytes: 0,
+            piped_bytes: 0,
             course: ChunkCourse::new(order.map.take()),
             value: ChunkValue::of(&order),
             order,
             pieces: VecDeque::new(),
-            first_piece: 0,
+            next_piece: 0,
             reads: 0,
             state: JobState::Queued,
         });
@@ -172,14 +212,19 @@ impl SendMover {
         let job = &mut self.jobs.all[at];
         let start = chunk_offset(job.order.size_bytes, job.order.chunk);
         let rest = (start + job.issued_bytes, start + job.len_bytes);
-        let filling = job.state == JobState::Filling;
-        let read_bytes = match job.course.next(rest, &mut self.pace, filling) {
+        let use_of = match job.state {
+            JobState::Filling => PieceUse::Fills,
+            _ if self.takes_pipes && job.value.is_kept() => PieceUse::Stays,
+            _ => PieceUse::IsRead,
+        };
+        let read_bytes = match job.course.next(rest, &mut self.pace, use_of) {
             NextPiece::Data(len) => {
                 job.issued_bytes += len;
                 self.ahead.reading_bytes += len;
-                match filling {
-                    true => job.pieces.push_back(JobPiece::Data(zeros(len))),
-                    false => self.read_piece(ports, at, rest.0, len),
+                match use_of {
+                    PieceUse::Fills => drop(job.push(JobPiece::Data(zeros(len)))),
+                    PieceUse::IsRead => self.read_piece(ports, at, rest.0, len),
+                    PieceUse::Stays => self.pipe_piece(ports, at, rest.0, len),
                 }
                 len
             }
@@ -187,7 +232,7 @@ impl SendMover {
                 hole_bytes,
                 data_bytes,
             } => {
-                job.pieces.push_back(JobPiece::Run {
+                job.push(JobPiece::Run {
                     hole_bytes,
                     data_bytes,
                 });
@@ -195,7 +240,7 @@ impl SendMover {
             }
             NextPiece::Zeros(len) => {
                 job.issued_bytes += len;
-                job.pieces.push_back(JobPiece::Zeros(len));
+                job.push(JobPiece::Zeros(len));
                 0
             }
             NextPiece::Look(offset) => {
@@ -221,9 +266,12 @@ impl SendMover {
     }
 
     fn read_piece(&mut self, ports: &mut Ports, at: usize, offset: u64, len: u64) {
+        let piece = self.jobs.all[at].push(JobPiece::Reading);
+        self.start_read(ports, (at, piece), offset, len);
+    }
+
+    fn start_read(&mut self, ports: &mut Ports, (at, piece): (usize, u32), offset: u64, len: u64) {
         let job = &mut self.jobs.all[at];
-        let piece = job.first_piece + job.pieces.len() as u32;
-        job.pieces.push_back(JobPiece::Reading);
         job.reads += 1;
         let cmd = DiskOp::Read {
             file: job.order.id,
@@ -236,6 +284,60 @@ impl SendMover {
             len: len as u32,
         };
         self.ops.start(ports, op, cmd);
+    }
+
+    /// Has a piece wait in the kernel, for its digest is known.
+    fn pipe_piece(&mut self, ports: &mut Ports, at: usize, offset: u64, len: u64) {
+        let job = &mut self.jobs.all[at];
+        let piece = job.push(JobPiece::Reading);
+        job.reads += 1;
+        let cmd = DiskOp::Pipe {
+            file: job.order.id,
+            offset,
+            len_bytes: len as usize,
+        };
+        let op = SendMoverOp::Pipe {
+            job: at,
+            piece,
+            range: (offset, len as u32),
+        };
+        self.ops.start(ports, op, cmd);
+    }
+
+    pub(super) fn piece_piped(
+        &mut self,
+        ports: &mut Ports,
+        (at, piece): (usize, u32),
+        (offset, len): (u64, u32),
+        result: Result<DiskDone, DiskError>,
+    ) {
+        let job = &mut self.jobs.all[at];
+        job.reads -= 1;
+        if job.state == JobState::Dropped {
+            return self.read_in_vain(at, len);
+        }
+        let slot = job.slot;
+        match result {
+            Ok(DiskDone::Piped(Some(data))) => {
+                job.set(piece, JobPiece::Kernel(data, u64::from(len)));
+                self.emit(ports, slot);
+            }
+            // It is read, and what is wrong, if anything, told of that.
+            Ok(_) | Err(_) => {
+                self.takes_pipes = false;
+                for (piece, from, len) in job.split(piece, len) {
+                    self.start_read(ports, (at, piece), offset + from, len);
+                }
+            }
+        }
+    }
+
+    /// A read of a job that was dropped came back.
+    fn read_in_vain(&mut self, at: usize, len: u32) {
+        self.ahead.reading_bytes -= u64::from(len);
+        if self.jobs.all[at].reads == 0 {
+            self.end_job(at);
+        }
     }
 
     /// It is known where the file has data.
@@ -278,18 +380,14 @@ impl SendMover {
         job.reads -= 1;
         let (file, slot) = (job.order.file, job.slot);
         if job.state == JobState::Dropped {
-            self.ahead.reading_bytes -= u64::from(len);
-            if job.reads == 0 {
-                self.end_job(at);
-            }
-            return;
+            return self.read_in_vain(at, len);
         }
         let (data, failure) = match result {
             Ok(DiskDone::Read { data }) if data.len() == len as usize => (data, None),
             Ok(_) => (zeros(u64::from(len)), Some(source_changed())),
             Err(error) => (zeros(u64::from(len)), Some(source_error(&error))),
         };
-        job.pieces[(piece - job.first_piece) as usize] = JobPiece::Data(data);
+        job.set(piece, JobPiece::Data(data));
         if let Some(error) = failure {
             self.reports.push_back(SendReport::Failed { file, error });
             self.cancel(ports, file);
@@ -301,7 +399,7 @@ impl SendMover {
     /// next job's.
     fn emit(&mut self, ports: &mut Ports, slot: usize) {
         while let Some(at) = self.streams.front(slot) {
-            let is_here = |piece: &JobPiece| !matches!(piece, JobPiece::Reading);
+            let is_here = |(_, piece): &(u32, JobPiece)| !matches!(piece, JobPiece::Reading);
             while self.jobs.all[at].pieces.front().is_some_and(is_here) {
                 self.emit_piece(ports, slot, at);
             }
@@ -324,10 +422,9 @@ impl SendMover {
     /// Emits the front piece of a job, behind the head of its record if it is the first.
     fn emit_piece(&mut self, ports: &mut Ports, slot: usize, at: usize) {
         let job = &mut self.jobs.all[at];
-        let Some(piece) = job.pieces.pop_front() else {
+        let Some((_, piece)) = job.pieces.pop_front() else {
             return;
         };
-        job.first_piece += 1;
         if job.state == JobState::Queued {
             job.state = JobState::Begun;
             let mut head = BytesMut::new();
@@ -342,7 +439,17 @@ impl SendMover {
         }
         match piece {
             JobPiece::Reading => {}
-            JobPiece::Data(data) => self.emit_data(ports, slot, at, data),
+            JobPiece::Data(data) => {
+                let job = &mut self.jobs.all[at];
+                if job.state == JobState::Begun {
+                    job.value.update(&data);
+                }
+                self.emit_data(ports, slot, at, Payload::FileData(data));
+            }
+            JobPiece::Kernel(data, len_bytes) => {
+                self.jobs.all[at].piped_bytes += len_bytes;
+                self.emit_data(ports, slot, at, Payload::Piped { data, len_bytes });
+            }
             JobPiece::Run {
                 hole_bytes,
                 data_bytes,
@@ -369,23 +476,10 @@ impl SendMover {
         ports.data(key, Payload::Bytes(bytes.freeze()), 0, false);
     }
 
-    fn emit_data(&mut self, ports: &mut Ports, slot: usize, at: usize, data: Bytes) {
+    fn emit_data(&mut self, ports: &mut Ports, slot: usize, at: usize, payload: Payload) {
         let key = self.streams.key(slot);
         let job = &mut self.jobs.all[at];
-        let len = data.len() as u64;
-        let is_genuine = job.state == JobState::Begun;
-        if is_genuine {
-            job.value.update(&data);
-        }
-        let start = chunk_offset(job.order.size_bytes, job.order.chunk);
-        let payload = match is_genuine && self.carriage == Carriage::Ranges {
-            true => Payload::Range {
-                file: job.order.id,
-                offset: start + job.emitted_bytes,
-                len_bytes: len,
-            },
-            false => Payload::FileData(data),
-        };
+        let len = payload.len_bytes();
         job.emitted_bytes += len;
         job.data_bytes += len;
         self.ahead.emitted_bytes += len;
@@ -407,6 +501,7 @@ impl SendMover {
                     chunk: job.order.chunk,
                     value,
                     is_kept,
+                    piped_bytes: job.piped_bytes,
                     at: Some(RecordAt {
                         stream: key,
                         ordinal,
@@ -472,7 +567,7 @@ impl SendMover {
         let job = &mut self.jobs.all[at];
         job.state = JobState::Dropped;
         let held = job.pieces.drain(..);
-        let held_bytes: u64 = held.map(|piece| piece.data_bytes()).sum();
+        let held_bytes: u64 = held.map(|(_, piece)| piece.data_bytes()).sum();
         self.ahead.reading_bytes -= held_bytes;
         let (slot, reads) = (job.slot, job.reads);
         self.jobs.issuing.retain(|other| *other != at);

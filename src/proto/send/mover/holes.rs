@@ -23,6 +23,7 @@ impl SendMover {
                         chunk,
                         value,
                         is_kept: false,
+                        piped_bytes: 0,
                         at: None,
                     });
                 }

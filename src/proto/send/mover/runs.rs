@@ -1,8 +1,8 @@
 //! Which piece of a chunk is next: of data to be read, or of a hole that is only hashed.
 
-use crate::proto::PIECE_BYTES;
 use crate::proto::extents::{DataMap, DataOrHole};
 use crate::proto::zeros::ZeroPace;
+use crate::proto::{PIECE_BYTES, PIPED_BYTES};
 
 /// How far the pieces of a chunk were started.
 #[derive(Debug)]
@@ -42,6 +42,26 @@ pub(super) enum NextPiece {
     Yield,
 }
 
+/// What becomes of a piece of data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PieceUse {
+    /// It is read, for it is hashed, or sealed here.
+    IsRead,
+    /// It stays in the kernel.
+    Stays,
+    /// The record is filled up: there is no data, and nobody hashes it.
+    Fills,
+}
+
+impl PieceUse {
+    fn most_bytes(self) -> u64 {
+        match self {
+            PieceUse::IsRead | PieceUse::Fills => PIECE_BYTES as u64,
+            PieceUse::Stays => PIPED_BYTES as u64,
+        }
+    }
+}
+
 impl ChunkCourse {
     pub(super) fn new(map: Option<DataMap>) -> ChunkCourse {
         match map {
@@ -59,17 +79,16 @@ impl ChunkCourse {
         matches!(self, ChunkCourse::Sparse(_))
     }
 
-    /// The next piece of a chunk of which `at..end` is to come. `is_filler`: the record is filled
-    /// up, and nobody hashes it.
+    /// The next piece of a chunk of which `at..end` is to come.
     pub(super) fn next(
         &mut self,
         (at, end): (u64, u64),
         pace: &mut ZeroPace,
-        is_filler: bool,
+        use_of: PieceUse,
     ) -> NextPiece {
         match self {
-            ChunkCourse::Dense => NextPiece::Data((end - at).min(PIECE_BYTES as u64)),
-            ChunkCourse::Sparse(course) => course.next((at, end), pace, is_filler),
+            ChunkCourse::Dense => NextPiece::Data((end - at).min(use_of.most_bytes())),
+            ChunkCourse::Sparse(course) => course.next((at, end), pace, use_of),
         }
     }
 
@@ -83,7 +102,8 @@ impl ChunkCourse {
 }
 
 impl SparseCourse {
-    fn next(&mut self, (at, end): (u64, u64), pace: &mut ZeroPace, is_filler: bool) -> NextPiece {
+    fn next(&mut self, (at, end): (u64, u64), pace: &mut ZeroPace, use_of: PieceUse) -> NextPiece {
+        let is_filler = use_of == PieceUse::Fills;
         if self.is_looking {
             return NextPiece::Wait;
         }
@@ -99,7 +119,7 @@ impl SparseCourse {
             };
         }
         if self.data_bytes > 0 {
-            let bytes = self.data_bytes.min(PIECE_BYTES as u64);
+            let bytes = self.data_bytes.min(use_of.most_bytes());
             self.data_bytes -= bytes;
             return NextPiece::Data(bytes);
         }
@@ -142,7 +162,7 @@ mod tests {
     fn pieces(mut course: ChunkCourse, from: u64, end: u64) -> Vec<NextPiece> {
         let (mut at, mut pace, mut all) = (from, ZeroPace::default(), Vec::new());
         while at < end {
-            let piece = course.next((at, end), &mut pace, false);
+            let piece = course.next((at, end), &mut pace, PieceUse::IsRead);
             match piece {
                 NextPiece::Zeros(bytes) | NextPiece::Data(bytes) => at += bytes,
                 NextPiece::Run { .. } => {}
@@ -185,20 +205,20 @@ mod tests {
         let map = DataMap::new(std::iter::once(4 * KIB..8 * KIB), 8 * KIB);
         let mut course = ChunkCourse::new(Some(map));
         let mut pace = ZeroPace::default();
-        let mut next = |at, is_filler| course.next((at, 100 * KIB), &mut pace, is_filler);
+        let mut next = |at, use_of| course.next((at, 100 * KIB), &mut pace, use_of);
         assert_eq!(
-            next(6 * KIB, false),
+            next(6 * KIB, PieceUse::IsRead),
             NextPiece::Run {
                 hole_bytes: 0,
                 data_bytes: 2 * KIB
             }
         );
-        assert_eq!(next(6 * KIB, false), NextPiece::Data(2 * KIB));
-        assert_eq!(next(8 * KIB, false), NextPiece::Look(8 * KIB));
-        assert_eq!(next(8 * KIB, true), NextPiece::Wait);
+        assert_eq!(next(6 * KIB, PieceUse::IsRead), NextPiece::Data(2 * KIB));
+        assert_eq!(next(8 * KIB, PieceUse::IsRead), NextPiece::Look(8 * KIB));
+        assert_eq!(next(8 * KIB, PieceUse::Fills), NextPiece::Wait);
         course.learn(None);
         // The rest is filler: one hole.
-        let mut next = |at| course.next((at, 100 * KIB), &mut pace, true);
+        let mut next = |at| course.next((at, 100 * KIB), &mut pace, PieceUse::Fills);
         assert_eq!(
             next(8 * KIB),
             NextPiece::Run {

@@ -18,6 +18,10 @@ impl ChunkValue {
         }
     }
 
+    pub(super) fn is_kept(&self) -> bool {
+        matches!(self, ChunkValue::Kept(_))
+    }
+
     pub(super) fn update(&mut self, data: &[u8]) {
         if let ChunkValue::Hashed(hasher) = self {
             hasher.update(data);

@@ -33,6 +33,8 @@ pub(super) struct KeptValues {
     /// mail. As many as orders at most.
     ordered: Vec<ChunkIndex>,
     early: Vec<ChunkIndex>,
+    /// Chunks that were asked for again and are not hashed yet, with what was remembered of them.
+    doubted: Vec<(ChunkIndex, Digest)>,
     /// So many were asked for again.
     agains: u32,
     /// Something was remembered wrongly.
@@ -62,6 +64,7 @@ impl KeptValues {
             unproven: vec![0; chunks.div_ceil(64)],
             ordered: Vec::new(),
             early: Vec::new(),
+            doubted: Vec::new(),
             agains: 0,
             is_wrong: false,
             owes_root: true,
@@ -74,7 +77,8 @@ impl KeptValues {
             Values::Remembered(_) => 0,
             Values::Hashed(values) => size_of_val(&values[..]),
         };
-        (size_of::<KeptValues>() + values + self.unproven.len() * 8) as u64
+        let doubted = size_of_val(&self.doubted[..]);
+        (size_of::<KeptValues>() + values + doubted + self.unproven.len() * 8) as u64
     }
 
     /// A chunk is ordered: what it is sent with, if not with what it hashes to.
@@ -114,9 +118,13 @@ impl KeptValues {
         early.map(|at| self.early.swap_remove(at)).is_some()
     }
 
-    /// A chunk was sent.
-    fn note(&mut self, chunk: ChunkIndex, value: Digest, is_kept: bool) {
+    /// A chunk was sent. True: what was remembered of it is right, though the receiver found it to
+    /// be another.
+    fn note(&mut self, chunk: ChunkIndex, value: Digest, is_kept: bool) -> bool {
         let at = chunk.0 as usize;
+        let mut doubted = self.doubted.iter();
+        let doubted = doubted.position(|(of, _)| *of == chunk && !is_kept);
+        let doubted = doubted.map(|at| self.doubted.swap_remove(at));
         match &mut self.values {
             _ if is_kept => self.unproven[at / 64] |= 1 << (at % 64),
             Values::Hashed(values) => values[at] = Some(value),
@@ -124,6 +132,7 @@ impl KeptValues {
             Values::Remembered(values) if values[at] == value => {}
             Values::Remembered(_) => self.mend(chunk, Some(value)),
         }
+        doubted.is_some_and(|(_, remembered)| remembered == value)
     }
 
     /// The value of a chunk is another than was remembered, or is not known. The others may be
@@ -147,6 +156,12 @@ impl KeptValues {
         self.unproven[at / 64] &= !(1 << (at % 64));
         self.agains += 1;
         self.owes_root = true;
+        let remembered = match &self.values {
+            Values::Remembered(values) => values.get(at).copied(),
+            Values::Hashed(values) => values.get(at).copied().flatten(),
+        };
+        self.doubted
+            .extend(remembered.map(|remembered| (chunk, remembered)));
         self.mend(chunk, None);
         true
     }
@@ -232,21 +247,24 @@ impl SendPlan {
         std::mem::take(&mut self.again_bytes)
     }
 
+    /// True: the receiver found a chunk to be another than it is, so it was changed on the wire.
     pub(super) fn note_value(
         &mut self,
         file: usize,
         chunk: ChunkIndex,
         value: Digest,
         is_kept: bool,
-    ) {
+    ) -> bool {
+        let mut was_changed = false;
         self.totals.kept_chunks += u64::from(is_kept);
         let entry = self.files.entry_of(file);
         let entry = entry.and_then(|id| self.entries.get_mut(&id));
         if let Some(kept) = entry.and_then(|entry| entry.sent.kept.as_mut()) {
             let before = kept.held_bytes();
-            kept.note(chunk, value, is_kept);
+            was_changed = kept.note(chunk, value, is_kept);
             self.sent_bytes = self.sent_bytes + kept.held_bytes() - before;
         }
+        was_changed
     }
 
     /// The receiver asks for a chunk again.
@@ -301,7 +319,7 @@ mod tests {
     /// A chunk is sent as it is remembered, and told of.
     fn send(kept: &mut KeptValues, chunk: ChunkIndex) {
         let value = kept.order(chunk).unwrap();
-        kept.note(chunk, value, true);
+        assert!(!kept.note(chunk, value, true));
         assert!(!kept.order_over(chunk));
     }
 
@@ -327,8 +345,24 @@ mod tests {
         let value = kept.order(chunk).unwrap();
         assert!(kept.ask_early(chunk));
         assert!(!kept.ask_early(chunk), "once");
-        kept.note(chunk, value, true);
+        assert!(!kept.note(chunk, value, true));
         assert!(kept.order_over(chunk));
         assert!(kept.doubt(chunk));
+    }
+
+    #[test]
+    fn who_complains_of_what_is_right_had_it_from_a_bad_wire() {
+        let (mut kept, first, last) = (kept(), ChunkIndex(0), ChunkIndex(2));
+        send(&mut kept, first);
+        send(&mut kept, last);
+        assert!(kept.doubt(first) && kept.doubt(last));
+        assert_eq!((kept.order(first), kept.order(last)), (None, None));
+        assert!(
+            !kept.note(first, [9; 32], false),
+            "it was remembered wrongly"
+        );
+        assert!(kept.note(last, [3; 32], false));
+        // It was lost, and goes once more.
+        assert!(!kept.note(last, [3; 32], false));
     }
 }

@@ -139,6 +139,7 @@ impl World {
             Some((home, _)) => {
                 let file = match cmd {
                     DiskOp::Read { file, .. }
+                    | DiskOp::Pipe { file, .. }
                     | DiskOp::Map { file, .. }
                     | DiskOp::Write { file, .. }
                     | DiskOp::MakeHole { file, .. } => Some(file),

@@ -16,7 +16,6 @@ use super::disk::Disk;
 use super::ops::Handles;
 use super::scenario::Parts;
 use crate::ids::{FileId, Fingerprint, OpId, SessionId, WorkerId};
-use crate::proto::Carriage;
 use crate::proto::clear::{ClearLanes, ClearSecret};
 use crate::proto::lanes::{
     DialKind, GOODPUT_WINDOW, KEPT_BYTES, LaneClosed, LaneKey, LaneStream, Lanes, LanesConfig,
@@ -107,7 +106,6 @@ impl World {
             limits: [client_limits, mut server_limits],
             disks,
         } = parts;
-        server_limits.carriage = Carriage::Bytes;
         server_limits.adds_lanes = troubles.adds_from_bytes.is_some();
         if troubles.is_clear {
             server_limits.clear = ClearLanes::Allowed(ClearSecret([7; 32]));
@@ -146,7 +144,6 @@ impl World {
 
     /// A client begins a session on a connection of its own.
     fn begin_client(&mut self, request: Request, mut limits: Limits) -> usize {
-        limits.carriage = Carriage::Bytes;
         limits.adds_lanes = self.troubles.adds_from_bytes.is_some();
         if self.troubles.is_clear {
             limits.clear = ClearLanes::Wanted;
@@ -244,7 +241,13 @@ impl World {
                 self.links[link].ends[side].blocked = false;
                 let lane = LaneKey(link);
                 if let Some(node) = self.owner(link, side) {
-                    self.input(node, LanesInput::Room { lane, bytes });
+                    let takes_pipes = self.kinds[link] == DialKind::AddClear;
+                    let room = LanesInput::Room {
+                        lane,
+                        bytes,
+                        takes_pipes,
+                    };
+                    self.input(node, room);
                 }
             }
             Action::Delivered { link, side } => {

@@ -8,6 +8,7 @@ use super::link::EndState;
 use super::{CLIENT, SERVER, World};
 use crate::proto::Payload;
 use crate::proto::lanes::{DialKind, LaneClosed, LaneKey, LanesInput, code};
+use crate::proto::sim::ops::in_kernel;
 
 /// What goes wrong, in thousandths of all steps, and percentages from `dial_fails` on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -132,7 +133,10 @@ impl World {
         let (bytes, is_bulk) = match payload {
             Payload::Bytes(bytes) => (bytes, false),
             Payload::FileData(bytes) => (bytes, true),
-            Payload::Range { .. } => unreachable!("these lanes take no ranges"),
+            Payload::Piped { data, len_bytes } => {
+                assert!(self.kinds[link] == DialKind::AddClear, "nobody takes it");
+                (in_kernel(&data, len_bytes), true)
+            }
         };
         let is_clear = self.kinds[link] == DialKind::AddClear && is_bulk;
         if !is_clear || self.troubles.alters == 0 || self.rng.next() % 1000 >= self.troubles.alters

@@ -243,6 +243,33 @@ impl Handles {
     }
 }
 
+impl Handles {
+    /// All of it or nothing, and now and then nothing without a reason.
+    pub(super) fn pipe(
+        &self,
+        disk: &Disk,
+        file: usize,
+        (offset, len_bytes): (u64, usize),
+        rng: &mut Rng,
+    ) -> DiskDone {
+        assert!(len_bytes <= PIPED_BYTES, "a pipe of {len_bytes} bytes");
+        let (mut data, mut end) = (Vec::new(), false);
+        while !end && data.len() < len_bytes {
+            let at = offset + data.len() as u64;
+            let most = PIECE_BYTES.min(len_bytes - data.len());
+            match self.read(disk, file, at, most) {
+                Ok(DiskDone::Read { data: more }) => {
+                    end = more.is_empty();
+                    data.extend(more);
+                }
+                Ok(_) | Err(_) => end = true,
+            }
+        }
+        let is_had = data.len() == len_bytes && rng.chance(90);
+        DiskDone::Piped(is_had.then(|| KernelData::new(Arc::new(Bytes::from(data)))))
+    }
+}
+
 fn values_of(data: &[u8]) -> Vec<Digest> {
     let size_bytes = data.len() as u64;
     let value = |chunk| {

@@ -1,5 +1,9 @@
 //! Bytes of a session out: what its lanes hand over into a lane's QUIC, a little at a time.
 
+use std::os::fd::OwnedFd;
+
+use bytes::Bytes;
+
 use crate::proto::Payload;
 use crate::proto::lanes::{LaneKey, LaneStream, LanesInput, Taken};
 use crate::worker::Worker;
@@ -20,8 +24,12 @@ impl Worker {
                 true => 0,
                 false => UNSENT_BYTES - unsent,
             };
-            let lane = LaneKey(key);
-            match self.tell(session, LanesInput::Room { lane, bytes }) {
+            let room = LanesInput::Room {
+                lane: LaneKey(key),
+                bytes,
+                takes_pipes: connection.conn.takes_pipes(),
+            };
+            match self.tell(session, room) {
                 0 => break,
                 bytes => taken += bytes,
             }
@@ -50,18 +58,25 @@ impl Worker {
             lane.opened += 1;
         }
         let (stream, len) = (id_of_ours(stream, conn.is_server()), payload.len_bytes());
-        let sent = match payload {
-            Payload::Bytes(bytes) => conn.send(stream, bytes, fin),
-            Payload::FileData(bytes) => conn.send_bulk(stream, bytes),
-            Payload::Range { .. } => unreachable!("transports are said to take no ranges"),
+        let rest = match payload {
+            Payload::Bytes(bytes) => conn.send(stream, bytes, fin).map(bytes_of),
+            Payload::FileData(bytes) => conn.send_bulk(stream, bytes).map(bytes_of),
+            Payload::Piped { data, .. } => match data.get::<OwnedFd>() {
+                Some(pipe) => conn.send_piped(stream, pipe, len),
+                None => unreachable!("what the disk layer has in the kernel is in pipes"),
+            },
         };
-        match sent {
+        match rest {
             Ok(None) => Taken::All,
-            Ok(Some(rest)) => Taken::Part(len - rest.len() as u64),
+            Ok(Some(rest_bytes)) => Taken::Part(len - rest_bytes),
             // STOP_SENDING or a closing connection: what is left will not be wanted.
             Err(_) => Taken::Gone,
         }
     }
+}
+
+fn bytes_of(rest: Option<Bytes>) -> Option<u64> {
+    rest.map(|rest| rest.len() as u64)
 }
 
 /// Streams count up in steps of four from what says who opened them, and that they go one way

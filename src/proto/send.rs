@@ -160,8 +160,12 @@ impl Sender {
         }
     }
 
+    /// The lane of a mover carries what stays in the kernel. Where a bandwidth limit is kept, reads
+    /// stay small.
     pub fn take_pipes(&mut self, mover: MoverId) {
-        self.movers.take_pipes(mover);
+        if !self.rate.is_limited() {
+            self.movers.take_pipes(mover);
+        }
     }
 
     /// Whether movers on other workers are given orders.

@@ -504,13 +504,20 @@ impl Session {
             self.finish(Outcome::Lost(self.totals()));
         } else if let Some(since) = self.watch.stalled_since(now, self.disk_under_way()) {
             self.stall(now - since);
-        } else if self.may_speak()
+        } else {
+            self.sign_work(now);
+        }
+        Ok(())
+    }
+
+    /// Says that there is work of which nothing travels, if that is due.
+    fn sign_work(&mut self, now: Instant) {
+        if self.may_speak()
             && let Some(finished) = self.watch.due_sign(now)
         {
             self.ports.message(&Message::Working { finished });
             self.watch.said(now);
         }
-        Ok(())
     }
 
     /// Nothing was got on with for so long: tells the peer what was waited for.
@@ -619,7 +626,11 @@ impl Session {
             None => {}
         }
         match self.end {
-            End::No if self.role.is_paced(now) => self.watch.paced(now),
+            // What begins to be paced now may have said nothing for long.
+            End::No if self.role.is_paced(now) => {
+                self.watch.paced(now);
+                self.sign_work(now);
+            }
             End::No | End::Over => {}
             End::Closing { .. } => self.role.stop(now, &mut self.ports),
         }

@@ -48,6 +48,8 @@ pub struct SendMover {
     course: MoverCourse,
     /// Its lane carries what stays in the kernel.
     takes_pipes: bool,
+    #[cfg(test)]
+    has_piped: bool,
     ahead: ReadAhead,
     rate: LaneRate,
     turn: Turn,
@@ -160,6 +162,8 @@ impl SendMover {
             ops: Ops::of(OpOwner::Mover(id)),
             course: MoverCourse::Pulls(true),
             takes_pipes: false,
+            #[cfg(test)]
+            has_piped: false,
             ahead: ReadAhead {
                 awaited_bytes,
                 in_place_bytes: awaited_bytes.min(config.read_ahead_in_place_bytes).max(1),
@@ -254,6 +258,10 @@ impl SendMover {
     /// Its lane carries what stays in the kernel.
     pub fn take_pipes(&mut self) {
         self.takes_pipes = true;
+        #[cfg(test)]
+        {
+            self.has_piped = true;
+        }
     }
 
     /// Whether it takes new orders now.
@@ -465,6 +473,16 @@ impl SendMover {
                 .chain(self.unsized_files.files())
                 .collect(),
         }
+    }
+
+    /// How far it may go beyond a bound of what is read ahead.
+    #[cfg(test)]
+    pub fn slack_bytes(&self) -> u64 {
+        let piped_bytes = match self.has_piped {
+            true => crate::proto::PIPED_BYTES,
+            false => 0,
+        };
+        (3 * PIECE_BYTES + piped_bytes) as u64
     }
 
     /// Holds the counters against the tables.

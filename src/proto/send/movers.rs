@@ -262,7 +262,7 @@ impl Movers {
     pub fn check(&self) {
         self.all.iter().for_each(SendMover::check);
         // Each may go beyond the bound by what it reads or packs at a time.
-        let slack_bytes = self.all.len() as u64 * 3 * PIECE_BYTES as u64;
+        let slack_bytes: u64 = self.all.iter().map(SendMover::slack_bytes).sum();
         let ahead_bytes: u64 = self.all.iter().map(SendMover::ahead_bytes).sum();
         let most_bytes = self.most_ahead_bytes() + slack_bytes;
         assert!(

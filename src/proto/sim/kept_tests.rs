@@ -13,7 +13,7 @@ fn what_is_remembered_wrongly_is_asked_for_again() {
     let counts = Cell::new((0, 0, 0));
     for_seeds(
         "what_is_remembered_wrongly_is_asked_for_again",
-        200,
+        300,
         |seed| {
             let shape = TreeShape {
                 max_entries: 6,

@@ -96,10 +96,9 @@ impl Disk {
     fn answer(&mut self, cmd: DiskOp) -> Result<DiskDone, DiskError> {
         Ok(match cmd {
             DiskOp::ResolveSource { .. } => {
-                let kind = if self.source.in_directory {
-                    Kind::Directory
-                } else {
-                    Kind::File
+                let kind = match self.source.in_directory {
+                    true => Kind::Directory,
+                    false => Kind::File,
                 };
                 DiskDone::Source {
                     name: Some(name("source")),
@@ -117,7 +116,6 @@ impl Disk {
                 }
             }
             DiskOp::OpenRead { .. } | DiskOp::Stat { .. } => DiskDone::Meta(self.source.file()),
-            DiskOp::Pipe { .. } => DiskDone::Piped(None),
             DiskOp::Read { len_bytes, .. } => DiskDone::Read {
                 data: self.piece.slice(..len_bytes),
             },
@@ -138,6 +136,7 @@ impl Disk {
             }
             DiskOp::AwaitInput { .. }
             | DiskOp::ReadOn { .. }
+            | DiskOp::Pipe { .. }
             | DiskOp::ReadPart { .. }
             | DiskOp::PutSymlink { .. }
             | DiskOp::CopyRange { .. }

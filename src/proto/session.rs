@@ -5,6 +5,7 @@
 //! control messages to its role, and turns every way a session can end into exactly one
 //! [`Outcome`], after the role has closed what it held.
 
+mod clock;
 mod greeting;
 mod listing;
 mod role;
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use crate::ids::{CopyId, OpId};
 
 use super::clear::{ClearLanes, ClearSecret};
-use super::errors::{Access, HostSide, Violation, session_error, stalled, violation};
+use super::errors::{Access, Violation, session_error, violation};
 use super::parallel::ParallelTransferConfig;
 use super::place::HostKey;
 use super::ports::Ports;
@@ -486,55 +487,6 @@ impl Session {
             End::No => self.role.on_copy(&mut self.ports, step),
             End::Closing { .. } | End::Over => Ok(()),
         }
-    }
-
-    fn on_tick(&mut self, now: Instant) -> Result<(), Violation> {
-        match &self.stage {
-            Stage::AwaitHello { until, .. } if now >= *until => {
-                return violation("no request within 10 s");
-            }
-            Stage::AwaitHello { .. } => return Ok(()),
-            Stage::Placing { .. } | Stage::AwaitWelcome { .. } | Stage::Running => {}
-        }
-        if !matches!(self.end, End::No) {
-            return Ok(());
-        }
-        self.watch.looked(now);
-        if self.role.gives_up_at().is_some_and(|at| now >= at) {
-            self.finish(Outcome::Lost(self.totals()));
-        } else if let Some(since) = self.watch.stalled_since(now, self.disk_under_way()) {
-            self.stall(now - since);
-        } else {
-            self.sign_work(now);
-        }
-        Ok(())
-    }
-
-    /// Says that there is work of which nothing travels, if that is due.
-    fn sign_work(&mut self, now: Instant) {
-        if self.may_speak()
-            && let Some(finished) = self.watch.due_sign(now)
-        {
-            self.ports.message(&Message::Working { finished });
-            self.watch.said(now);
-        }
-    }
-
-    /// Nothing was got on with for so long: tells the peer what was waited for.
-    fn stall(&mut self, silence: Duration) {
-        let of_disk = self.disk_under_way() > 0;
-        // Who waits for its own disk is at fault itself, else the other side.
-        let at_client = self.client == of_disk;
-        let host = HostSide::of(at_client, self.limits.carriage);
-        let about = self.role.awaited(of_disk);
-        let text = stalled(host, of_disk, about.as_deref(), silence);
-        if !matches!(self.stage, Stage::Placing { .. }) || !self.client {
-            self.role.flush(&mut self.ports);
-            let error = SessionError::told(SessionErrorCode::Stalled, text.clone());
-            self.ports.message(&Message::Error(error));
-        }
-        let totals = self.totals();
-        self.finish(Outcome::Stalled { totals, text });
     }
 
     fn on_control(&mut self, now: Instant, bytes: Bytes) -> Result<(), Violation> {

@@ -385,12 +385,9 @@ impl Handles {
                 self.add_file(file, OpenFile::Source { ino, broken, at: 0 });
                 Ok(DiskDone::Meta(disk.meta(ino)))
             }
-            DiskOp::Read {
-                offset, len_bytes, ..
-            } => self.read(disk, file, offset, len_bytes),
-            DiskOp::Pipe {
-                offset, len_bytes, ..
-            } => Ok(self.pipe(disk, file, (offset, len_bytes), rng)),
+            cmd @ (DiskOp::Read { .. } | DiskOp::Pipe { .. }) => {
+                self.read_or_pipe(disk, file, &cmd, rng)
+            }
             DiskOp::Map { offset, .. } => self.map(disk, file, offset, rng),
             cmd @ (DiskOp::Recall { .. } | DiskOp::Remember { .. }) => {
                 Ok(self.run_for_kept(disk, file, cmd, rng))

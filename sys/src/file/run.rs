@@ -47,10 +47,7 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
             ..
         } => read(&file, offset, buffer, len),
         FileOp::ReadOn { file, buffer, len } => read_on(&file, buffer, len),
-        FileOp::Pipe { file, offset, len } => {
-            let (pipe, bytes) = pipe::filled(&file, offset, len)?;
-            Ok(FileDone::Piped(pipe, bytes))
-        }
+        FileOp::Pipe { file, offset, len } => pipe::filled(&file, offset, len).map(piped),
         FileOp::Write { file, offset, data } => write(&file, offset, &data).map(FileDone::Written),
         FileOp::Append { file, data } => append(&file, &data).map(FileDone::Written),
         FileOp::Reserve { file, len } => done(reserve(&file, len)),
@@ -171,6 +168,10 @@ fn read(file: &OwnedFd, offset: u64, mut buffer: Buffer, len: usize) -> io::Resu
         Ok(nix::sys::uio::pread(file, room, signed(offset)?)?)
     })?;
     Ok(FileDone::Read { buffer, bytes })
+}
+
+fn piped((pipe, bytes): (OwnedFd, usize)) -> FileDone {
+    FileDone::Piped(pipe, bytes)
 }
 
 fn read_on(file: &OwnedFd, mut buffer: Buffer, len: usize) -> io::Result<FileDone> {

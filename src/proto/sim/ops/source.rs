@@ -218,7 +218,7 @@ impl Handles {
         })
     }
 
-    pub(super) fn read(
+    fn read(
         &self,
         disk: &Disk,
         file: usize,
@@ -244,8 +244,26 @@ impl Handles {
 }
 
 impl Handles {
+    pub(super) fn read_or_pipe(
+        &self,
+        disk: &Disk,
+        file: usize,
+        cmd: &DiskOp,
+        rng: &mut Rng,
+    ) -> Result<DiskDone, DiskError> {
+        match *cmd {
+            DiskOp::Read {
+                offset, len_bytes, ..
+            } => self.read(disk, file, offset, len_bytes),
+            DiskOp::Pipe {
+                offset, len_bytes, ..
+            } => Ok(self.pipe(disk, file, (offset, len_bytes), rng)),
+            _ => panic!("{cmd:?} reads nothing"),
+        }
+    }
+
     /// All of it or nothing, and now and then nothing without a reason.
-    pub(super) fn pipe(
+    fn pipe(
         &self,
         disk: &Disk,
         file: usize,

@@ -163,7 +163,12 @@ impl World<'_> {
             }
             4 => {
                 let bytes = usize::from(self.script.byte()) * 64;
-                self.input(LanesInput::Room { lane, bytes });
+                let takes_pipes = false;
+                self.input(LanesInput::Room {
+                    lane,
+                    bytes,
+                    takes_pipes,
+                });
             }
             5 => {
                 self.joins(fin);
@@ -213,6 +218,7 @@ fuzz_target!(|data: &[u8]| {
         workers: 1,
         outlives_lanes: false,
         goodput_window: GOODPUT_WINDOW,
+        begins_on_tcp: false,
     };
     let session = Session::server(now, NOTHING, limits());
     let mut world = World {

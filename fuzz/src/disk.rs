@@ -8,8 +8,8 @@ use landro::proto::chunk::chunk_count;
 use landro::proto::extents::DataMap;
 use landro::proto::journal::Storage;
 use landro::proto::{
-    DirFound, DiskDone, DiskError, DiskOp, Existing, FileStamp, KernelData, Kind, Lapses, Lasting, Listed,
-    Meta, Mtime, Recalled, TimeLapse,
+    DirFound, DiskDone, DiskError, DiskOp, Existing, FileStamp, KernelData, Kind, Lapses, Lasting,
+    Listed, Meta, Mtime, Recalled, TimeLapse,
 };
 
 use crate::Script;

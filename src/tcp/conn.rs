@@ -405,7 +405,7 @@ impl TcpConn {
         self.channel.ping();
     }
 
-    /// When an authentic record of the peer came last.
+    /// When an authentic record of the peer came last, or bulk of one.
     pub fn heard_at(&self) -> Instant {
         self.heard_at
     }

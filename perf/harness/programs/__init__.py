@@ -2,7 +2,7 @@
 from .crates import Qcp, Sendme
 from .floor import QuicheBare
 from .http import NginxCurl, Rclone
-from .landro import Landro, LandroClear
+from .landro import Landro, LandroClear, LandroKept
 from .plain import Iperf3, LocalCopy
 from .rsync import RsyncDaemon
 from .ssh import RsyncSsh, Scp
@@ -15,6 +15,7 @@ def programs(landro_binary):
         Landro(landro_binary, "landro-quic", "--lane-kinds", "quic"),
         Landro(landro_binary, "landro-tls", "--lane-kinds", "tls"),
         LandroClear(landro_binary, "landro-clear", "--lane-kinds", "tls"),
+        LandroKept(landro_binary, "landro-kept", "--lane-kinds", "tls"),
         LocalCopy(), Iperf3(), Scp(), RsyncSsh(), RsyncDaemon(),
         NginxCurl(tls=True), NginxCurl(tls=False), Rclone(), Qcp(), Sendme(),
         QuicheBare(), QuicheBare(hash=True),

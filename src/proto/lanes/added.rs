@@ -475,6 +475,8 @@ impl Lanes {
     ) {
         self.adding.use_up(number);
         let is_clear = kind == DialKind::AddClear;
+        // A client knows when it hears of it.
+        self.adding.has_had_clear |= is_clear && !self.is_client();
         let lane = AddedLane::new(number, self.now, is_clear);
         let lane = Lane::added(key, preface, lane);
         self.added.push(lane);

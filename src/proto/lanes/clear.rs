@@ -65,10 +65,13 @@ impl Lanes {
     /// Nothing more goes in the clear in this session. What did and did not arrive whole comes
     /// again on lanes that nobody can change.
     pub(super) fn leave_clear(&mut self, now: Instant, why: ClearOff) {
-        let is_left = self.adding.clear.take().is_none();
         // A peer that complains of what is right had it over some other lane.
-        let is_none = is_left && self.adding.sends && !self.added.iter().any(Lane::is_clear);
-        if self.adding.was_altered || is_none || is_left && why == ClearOff::NotHad {
+        let was_clear = self.adding.has_had_clear || self.added.iter().any(Lane::is_clear);
+        if why == ClearOff::Altered && self.adding.sends && !was_clear {
+            return;
+        }
+        let is_left = self.adding.clear.take().is_none();
+        if self.adding.was_altered || is_left && why == ClearOff::NotHad {
             return;
         }
         let event = Event::ClearOff(why);

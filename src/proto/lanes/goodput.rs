@@ -28,7 +28,8 @@ const FEW: usize = 8;
 /// So many windows are compared by their mean.
 const FULL: usize = 16;
 
-/// What brings so much of the other is as good.
+/// What brings so much of the other is as good, usually. Where both are TCP, one path brings no more
+/// than the other, and what a window says is how busy the hosts were: then [`FALL_PERCENT`].
 const NOISE_PERCENT: u128 = 97;
 
 /// A way fell if it brings less than this part of what it or the other brought.
@@ -106,6 +107,8 @@ pub(super) struct Choice {
     window: Window,
     /// How long one is.
     length: Duration,
+    /// What brings so much of the other is as good.
+    same_percent: u128,
     /// What was in use when last looked at.
     used: DataWay,
     is_added_usable: bool,
@@ -130,8 +133,13 @@ struct Window {
 }
 
 impl Choice {
-    pub fn new(now: Instant, length: Duration) -> Choice {
+    /// `is_alike`: the lane that carries control is of the kind that is added.
+    pub fn new(now: Instant, length: Duration, is_alike: bool) -> Choice {
         Choice {
+            same_percent: match is_alike {
+                true => FALL_PERCENT,
+                false => NOISE_PERCENT,
+            },
             // The first added lane is used as soon as it is there.
             settled: DataWay::Added,
             state: ChoiceState::Settled,
@@ -267,7 +275,7 @@ impl Choice {
         match self.state {
             ChoiceState::Settled => false,
             ChoiceState::Trying(it) => {
-                !it.busy.is_zero() && is_below(it.against, window.rate(), NOISE_PERCENT)
+                !it.busy.is_zero() && is_below(it.against, window.rate(), self.same_percent)
             }
         }
     }
@@ -318,7 +326,7 @@ impl Choice {
         let is_above = |rate| {
             settled
                 .recent(few)
-                .all(|known| is_below(known, rate, NOISE_PERCENT))
+                .all(|known| is_below(known, rate, self.same_percent))
         };
         if count >= few && tried.recent(few).all(is_above) {
             return self.settle(now, true);
@@ -331,8 +339,8 @@ impl Choice {
         }
         if count >= FULL {
             let is_better = match self.used {
-                DataWay::Added => !is_below(tried.mean(), it.against, NOISE_PERCENT),
-                DataWay::Carrying => is_below(it.against, tried.mean(), NOISE_PERCENT),
+                DataWay::Added => !is_below(tried.mean(), it.against, self.same_percent),
+                DataWay::Carrying => is_below(it.against, tried.mean(), self.same_percent),
             };
             self.settle(now, is_better);
         }

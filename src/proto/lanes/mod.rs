@@ -134,6 +134,8 @@ pub struct LanesConfig {
     /// How long goodput is measured at a time, before data goes another way. Usually
     /// [`GOODPUT_WINDOW`].
     pub goodput_window: Duration,
+    /// The first lane is over TCP, as those are that are added.
+    pub begins_on_tcp: bool,
 }
 
 /// All lanes of one session.
@@ -290,7 +292,7 @@ impl Lanes {
                 config.adds.min(MAX_ADDS),
                 config.add_pause_max,
             ),
-            choice: Choice::new(now, config.goodput_window),
+            choice: Choice::new(now, config.goodput_window, config.begins_on_tcp),
             silence: Silence::new(now),
             outlives_lanes: config.outlives_lanes,
             cut_until: None,

@@ -64,6 +64,8 @@ pub struct ReceiveMover {
     /// What other movers handed over.
     from_away: FromAway,
     is_stopped: bool,
+    /// So many chunks in the clear were asked for again.
+    doubted: u32,
 }
 
 /// What is here of what came.
@@ -269,6 +271,7 @@ impl ReceiveMover {
             dropped: 0,
             away: None,
             from_away: FromAway::default(),
+            doubted: 0,
             is_stopped: false,
         }
     }

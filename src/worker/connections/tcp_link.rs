@@ -199,12 +199,22 @@ impl TcpLink {
         if self.conn.outgoing(now).is_empty()
             && let Some((pipe, bytes)) = self.conn.outgoing_piped()
         {
-            let taken = stream.send_piped(pipe, bytes)?;
-            if taken == Some(0) {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.conn.sent_piped(taken.unwrap_or(0));
-            return Ok(taken);
+            let taken = match stream.send_piped(pipe, bytes) {
+                Ok(Some(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
+                taken => taken,
+            };
+            return match taken {
+                Ok(taken) => {
+                    taken.into_iter().for_each(|it| self.conn.sent_piped(it));
+                    Ok(taken)
+                }
+                Err(error) if is_of_stream(&error) => Err(error),
+                // The stream itself is well: nothing would be told of it.
+                Err(error) => {
+                    self.give_up(now, &format!("what is in a pipe cannot be sent: {error}"));
+                    Ok(None)
+                }
+            };
         }
         let out = self.conn.outgoing(now);
         let taken = match record {
@@ -212,7 +222,7 @@ impl TcpLink {
             None if is_ahead => stream.send_ahead(out)?,
             None => stream.send(&[IoSlice::new(out)])?,
         };
-        self.conn.sent(taken.unwrap_or(0));
+        taken.into_iter().for_each(|bytes| self.conn.sent(bytes));
         Ok(taken)
     }
 
@@ -330,7 +340,7 @@ impl TcpLink {
 
     /// Has the driver watch for what is waited for.
     pub(crate) fn watch(&mut self, driver: &mut Driver, now: Instant) {
-        let waits_for_room = self.has_outgoing(now);
+        let waits_for_room = self.phase == StreamPhase::Open && self.has_outgoing(now);
         let waits_for_bytes = !self.readable && !self.is_at_end;
         let wanted = match self.phase {
             StreamPhase::Connecting => Interest::WRITE,
@@ -377,6 +387,14 @@ fn as_heard(bytes: Option<usize>) -> RecordsHeard {
         Some(0) => RecordsHeard::End,
         Some(bytes) => RecordsHeard::Of { content: 0, bytes },
     }
+}
+
+/// Whether a call failed since there is no connection any more.
+fn is_of_stream(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::TimedOut
+    )
 }
 
 /// Why there is no stream, in words that follow "because".

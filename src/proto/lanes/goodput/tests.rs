@@ -42,7 +42,7 @@ struct Stream {
 
 impl Run<'_> {
     fn course(&self) -> Course {
-        let mut choice = Choice::new(sim_start(), GOODPUT_WINDOW);
+        let mut choice = Choice::new(sim_start(), GOODPUT_WINDOW, false);
         let (mut streams, mut buffered) = (vec![None::<Stream>; self.slots], [0u64; 2]);
         let (mut unsent_bytes, mut allowed_bytes) = (self.size_bytes, 0);
         let mut course = Course {

@@ -16,6 +16,11 @@ use crate::proto::receive::orders::{ReceiveReport, SmallFile};
 use crate::proto::wire::{Record, RecordHead, RecordParser, RecordStatus};
 use crate::proto::{DiskOp, PIECE_BYTES};
 
+/// Chunks of a session that came in the clear and are asked for again, for the sender may remember
+/// them wrongly. More than that are the wire's doing: an answer that somebody delays would else have
+/// the sender be asked for more than it takes ([`crate::proto::send`]: 8,192 of a file).
+const DOUBTED_MAX: u32 = 4096;
+
 /// Data streams with unfinished business at a time. A sender uses 16 and may have as many more
 /// ended but not arrived; a lane advertises 512, and state per stream is what a hostile one could
 /// pile up.
@@ -208,19 +213,19 @@ impl ReceiveMover {
     }
 
     /// Whether data of a file is not what its sender sent.
-    fn is_altered(&self, body: &Body, status: RecordStatus, digest: Digest) -> bool {
+    fn is_altered(&mut self, body: &Body, status: RecordStatus, digest: Digest) -> bool {
         let Body::Chunk { chunk, hasher, .. } = body else {
             return false;
         };
-        // A wrong value may be one that the sender remembers: it tells which of the two it was,
-        // once it was asked for the chunk again.
-        if status.is_kept() {
-            return false;
-        }
         // Data that nobody wants any more is not hashed.
         let entry = self.chunks[*chunk].entry;
         let is_open = self.is_part_open(entry);
-        is_open && status != RecordStatus::SourceFailed && hasher.finish() != digest
+        let is_wrong = is_open && status != RecordStatus::SourceFailed && hasher.finish() != digest;
+        // It may be the sender that remembers a wrong value: it tells which of the two it was, once
+        // it was asked for the chunk again.
+        let is_doubted = is_wrong && status.is_kept() && self.doubted < DOUBTED_MAX;
+        self.doubted += u32::from(is_doubted);
+        is_wrong && !is_doubted
     }
 
     /// What came on a stream is not what was sent.

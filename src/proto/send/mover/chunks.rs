@@ -223,8 +223,11 @@ impl SendMover {
                 self.ahead.reading_bytes += len;
                 match use_of {
                     PieceUse::Fills => drop(job.push(JobPiece::Data(zeros(len)))),
-                    PieceUse::IsRead => self.read_piece(ports, at, rest.0, len),
-                    PieceUse::Stays => self.pipe_piece(ports, at, rest.0, len),
+                    // A pipe costs what it costs, whatever is in it.
+                    PieceUse::Stays if len >= PIECE_BYTES as u64 => {
+                        self.pipe_piece(ports, at, rest.0, len);
+                    }
+                    PieceUse::IsRead | PieceUse::Stays => self.read_piece(ports, at, rest.0, len),
                 }
                 len
             }

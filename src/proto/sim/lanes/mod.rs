@@ -174,6 +174,7 @@ impl World {
             workers: if self.troubles.away > 0 { 3 } else { 1 },
             outlives_lanes: self.troubles.adds_from_bytes.is_some(),
             goodput_window: self.troubles.goodput_window.unwrap_or(GOODPUT_WINDOW),
+            begins_on_tcp: self.troubles.is_clear,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Connections that arrive at a daemon: what they ask for, and the sessions that begin on them.
 
+use crate::config::LaneKind;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::clear::{ClearLanes, ClearSecret};
@@ -179,11 +180,13 @@ impl Worker {
         }
         limits.clear = self.clear_lanes(&id, peer, &allowed);
         let session = Session::server(now, allowed.access, limits);
+        let begun_on = self.connections.get(key).map(|it| it.conn.kind());
+        let config = self.lanes_config((id, peer), begun_on.unwrap_or(LaneKind::Quic));
         let begin = Beginning {
             id,
             address,
             peer,
-            lanes: Lanes::server(now, LaneKey(key), session, self.lanes_config(id, peer)),
+            lanes: Lanes::server(now, LaneKey(key), session, config),
             space: Space::new(Base::Served(part)).of_peer(&peer),
             allowed: Some(allowed),
             home: None,

@@ -253,7 +253,7 @@ impl Worker {
             takeover_dials: TAKEOVER_DIALS * places.unwrap_or(1) as u32,
             places: places.unwrap_or(1) as u32,
             outlives_lanes,
-            ..self.lanes_config(id, peer)
+            ..self.lanes_config((id, peer), kind)
         }
     }
 

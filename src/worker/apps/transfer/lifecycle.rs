@@ -1,5 +1,6 @@
 //! How sessions begin, and what becomes of their lanes' connections.
 
+use crate::config::LaneKind;
 use crate::ids::{Fingerprint, SessionId};
 use crate::proto::lanes::{
     ADD_PAUSE_MAX, ADDS_FROM_BYTES, DialKind, GOODPUT_WINDOW, LaneClosed, LaneKey, LanesConfig,
@@ -36,7 +37,12 @@ impl Worker {
         }
     }
 
-    pub(super) fn lanes_config(&self, id: SessionId, peer: Fingerprint) -> LanesConfig {
+    /// Of a session that began on a lane of this kind.
+    pub(super) fn lanes_config(
+        &self,
+        (id, peer): (SessionId, Fingerprint),
+        kind: LaneKind,
+    ) -> LanesConfig {
         LanesConfig {
             id,
             peer,
@@ -51,6 +57,7 @@ impl Worker {
             outlives_lanes: false,
             kept_bytes: limits::kept_control_bytes(self.sessions.len()),
             goodput_window: GOODPUT_WINDOW,
+            begins_on_tcp: kind != LaneKind::Quic,
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use crate::config::LaneKind;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId, WorkerId};
 use crate::proto::lanes::{DialKind, Lanes, LanesInput};
@@ -173,12 +174,14 @@ impl Worker {
     ) -> Option<usize> {
         let (now, sends) = (self.io.now, home.sends?);
         let limits = limits::of_session(&self.io.shared, self.sessions.len());
+        // Home chooses.
+        let config = self.lanes_config((id, peer), LaneKind::Tls);
         let session = Session::away(now, self.io.id, sends, limits);
         let begin = Beginning {
             id,
             address,
             peer,
-            lanes: Lanes::outpost(now, session, sends, self.lanes_config(id, peer)),
+            lanes: Lanes::outpost(now, session, sends, config),
             space,
             allowed,
             home: Some(home.worker),

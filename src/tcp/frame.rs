@@ -9,8 +9,8 @@ use crate::carrier::MAX_REASON_BYTES;
 pub(super) const MAX_DATA_BYTES: usize = super::record::MAX_PLAIN_BYTES - DATA_HEAD_BYTES;
 
 /// The same of what goes beside records: in the clear as bulk, or from a pipe. Until it has left
-/// nothing else does, as with what waits in a socket.
-pub(super) const MAX_LONG_DATA_BYTES: usize = 256 << 10;
+/// nothing else does, as with what waits in a socket. As much as a pipe holds.
+pub(super) const MAX_LONG_DATA_BYTES: usize = 1 << 20;
 
 /// Kind, stream, length.
 pub(super) const DATA_HEAD_BYTES: usize = 1 + 8 + 2;
@@ -258,7 +258,7 @@ mod tests {
             &[0, 0, 0, 0, 0, 0, 0, 0, 2, 0x40, 0],
             &[0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0],
             &[7, 0, 0, 0, 0, 0, 0, 0, 2, 1, 1],
-            &[8, 0, 0, 0, 0, 0, 0, 0, 2, 0, 4, 0, 1],
+            &[8, 0, 0, 0, 0, 0, 0, 0, 2, 0, 16, 0, 1],
         ];
         for lie in lies {
             assert!(

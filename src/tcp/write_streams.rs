@@ -209,7 +209,12 @@ impl WriteStreams {
         let room = if stream == CONTROL_STREAM {
             credit.min(MAX_UNSENT_CONTROL_BYTES.saturating_sub(open.queued_bytes) as u64)
         } else {
-            let unsent = MAX_UNSENT_BYTES.saturating_sub(self.unsent_bytes) as u64;
+            let most = match data {
+                Unsealed::Said(_) | Unsealed::Bulk(_) => MAX_UNSENT_BYTES,
+                // Nobody here has to have it in cache, and each part costs a turn.
+                Unsealed::Piped(_) => MAX_LONG_DATA_BYTES,
+            };
+            let unsent = most.saturating_sub(self.unsent_bytes) as u64;
             credit.min(self.limit - self.taken_bytes).min(unsent)
         };
         let bytes = data.len().min(usize::try_from(room).unwrap_or(usize::MAX));

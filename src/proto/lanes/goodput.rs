@@ -28,8 +28,8 @@ const FEW: usize = 8;
 /// So many windows are compared by their mean.
 const FULL: usize = 16;
 
-/// What brings so much of the other is as good, usually. Where both are TCP, one path brings no more
-/// than the other, and what a window says is how busy the hosts were: then [`FALL_PERCENT`].
+/// What brings so much of the other is as good, usually. Where both are TCP, neither path brings
+/// more, and what a window says is how busy the hosts were: then [`FALL_PERCENT`].
 const NOISE_PERCENT: u128 = 97;
 
 /// A way fell if it brings less than this part of what it or the other brought.
@@ -107,6 +107,8 @@ pub(super) struct Choice {
     window: Window,
     /// How long one is.
     length: Duration,
+    /// The lane that carries control is of the kind that is added.
+    is_alike: bool,
     /// What brings so much of the other is as good.
     same_percent: u128,
     /// What was in use when last looked at.
@@ -133,9 +135,9 @@ struct Window {
 }
 
 impl Choice {
-    /// `is_alike`: the lane that carries control is of the kind that is added.
     pub fn new(now: Instant, length: Duration, is_alike: bool) -> Choice {
         Choice {
+            is_alike,
             same_percent: match is_alike {
                 true => FALL_PERCENT,
                 false => NOISE_PERCENT,
@@ -295,6 +297,8 @@ impl Choice {
         // Nothing is known of the other yet.
         let is_new = self.last_try.is_none() && other.0.is_empty();
         let is_due = is_new || self.next_try.is_some_and(|at| at <= now);
+        // What is of one kind on one path is no better for having waited.
+        let is_due = is_due && !self.is_alike;
         let rests = self.last_try.is_some_and(|at| now < at + self.gap);
         if fell {
             let few = self.few;

@@ -17,8 +17,8 @@ use crate::proto::wire::{Record, RecordHead, RecordParser, RecordStatus};
 use crate::proto::{DiskOp, PIECE_BYTES};
 
 /// Chunks of a session that came in the clear and are asked for again, for the sender may remember
-/// them wrongly. More than that are the wire's doing: an answer that somebody delays would else have
-/// the sender be asked for more than it takes ([`crate::proto::send`]: 8,192 of a file).
+/// them wrongly. More than that are the wire's doing: an answer that somebody delays would else
+/// have the sender be asked for more than it takes ([`crate::proto::send`]: 8,192 of a file).
 const DOUBTED_MAX: u32 = 4096;
 
 /// Data streams with unfinished business at a time. A sender uses 16 and may have as many more

@@ -25,6 +25,9 @@ pub const GOODPUT_WINDOW: Duration = Duration::from_millis(40);
 /// takes back makes it twice as many, up to [`FULL`].
 const FEW: usize = 8;
 
+/// After so many of which none is better, a try of a lane of the same kind is over.
+const ALIKE_FEW: usize = 2;
+
 /// So many windows are compared by their mean.
 const FULL: usize = 16;
 
@@ -334,6 +337,10 @@ impl Choice {
         };
         if count >= few && tried.recent(few).all(is_above) {
             return self.settle(now, true);
+        }
+        // Where there is a difference between lanes of one kind, it is plain.
+        if self.is_alike && count >= ALIKE_FEW && !tried.recent(count).any(is_above) {
+            return self.settle(now, false);
         }
         let window = self.length;
         let most = (self.pause / COST_SHARE).clamp(window * LEAST_COST, window * MOST_COST);

@@ -25,6 +25,8 @@ struct Run<'a> {
     limit: Option<u64>,
     /// Data streams begin there, whatever goodput says.
     alone: Option<DataWay>,
+    /// Both are of one kind.
+    is_alike: bool,
 }
 
 #[derive(Debug)]
@@ -42,7 +44,7 @@ struct Stream {
 
 impl Run<'_> {
     fn course(&self) -> Course {
-        let mut choice = Choice::new(sim_start(), GOODPUT_WINDOW, false);
+        let mut choice = Choice::new(sim_start(), GOODPUT_WINDOW, self.is_alike);
         let (mut streams, mut buffered) = (vec![None::<Stream>; self.slots], [0u64; 2]);
         let (mut unsent_bytes, mut allowed_bytes) = (self.size_bytes, 0);
         let mut course = Course {
@@ -116,6 +118,7 @@ fn against_the_better(rates: Rates, size_bytes: u64, slots: usize) -> (f64, Cour
         slots,
         limit: None,
         alone,
+        is_alike: false,
     };
     let better = |at: Duration| [rates(at)[0].max(rates(at)[1]); 2];
     let ideal = run(&better, Some(DataWay::Added)).course();
@@ -195,6 +198,38 @@ fn busy_host(seed: u64, rates: [u64; 2]) -> impl Fn(Duration) -> [u64; 2] {
     move |at| rates.map(|rate| rate * 10 * percents[at.as_millis() as usize % percents.len()])
 }
 
+/// On one path what differs is how busy the hosts are: all of it goes over the added lanes, but for
+/// what went before they were there. One that is throttled is left.
+#[test]
+fn lanes_of_one_kind_are_left_only_for_a_fall() {
+    for seed in 0..20 {
+        let rates = busy_host(seed, [600, 600]);
+        let course = Run {
+            rates: &rates,
+            size_bytes: 3000 * MB,
+            slots: 4,
+            limit: None,
+            alone: None,
+            is_alike: true,
+        }
+        .course();
+        let [by_carrying, by_added] = course.delivered_bytes;
+        assert!(by_carrying * 5 < by_added, "{seed}: {course:?}");
+    }
+    let throttled = |_: Duration| [600_000, 100_000];
+    let course = Run {
+        rates: &throttled,
+        size_bytes: 6000 * MB,
+        slots: 4,
+        limit: None,
+        alone: None,
+        is_alike: true,
+    }
+    .course();
+    let [by_carrying, by_added] = course.delivered_bytes;
+    assert!(by_carrying > by_added * 4, "{course:?}");
+}
+
 #[test]
 fn a_busy_host_does_not_make_it_oscillate() {
     let (mut sum, mut soon_wrong) = (0.0, 0);
@@ -221,6 +256,7 @@ fn a_bandwidth_limit_says_nothing_of_lanes() {
         slots: 2,
         limit: Some(10_000),
         alone: None,
+        is_alike: false,
     };
     let course = run.course();
     assert_eq!(course.switches, 0, "{course:?}");

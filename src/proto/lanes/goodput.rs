@@ -32,8 +32,11 @@ const ALIKE_FEW: usize = 2;
 const FULL: usize = 16;
 
 /// What brings so much of the other is as good, usually. Where both are TCP, neither path brings
-/// more, and what a window says is how busy the hosts were: then [`FALL_PERCENT`].
+/// more, and what a window says is how busy the hosts were: then [`ALIKE_PERCENT`].
 const NOISE_PERCENT: u128 = 97;
+
+/// The same of lanes of one kind: what throttles one and not the other does so to less.
+const ALIKE_PERCENT: u128 = 50;
 
 /// A way fell if it brings less than this part of what it or the other brought.
 const FALL_PERCENT: u128 = 75;
@@ -142,7 +145,7 @@ impl Choice {
         Choice {
             is_alike,
             same_percent: match is_alike {
-                true => FALL_PERCENT,
+                true => ALIKE_PERCENT,
                 false => NOISE_PERCENT,
             },
             // The first added lane is used as soon as it is there.
@@ -301,7 +304,7 @@ impl Choice {
         let is_new = self.last_try.is_none() && other.0.is_empty();
         let is_due = is_new || self.next_try.is_some_and(|at| at <= now);
         // What is of one kind on one path is no better for having waited.
-        let is_due = is_due && !self.is_alike;
+        let is_due = is_due && (!self.is_alike || self.settled == DataWay::Carrying);
         let rests = self.last_try.is_some_and(|at| now < at + self.gap);
         if fell {
             let few = self.few;
@@ -339,7 +342,8 @@ impl Choice {
             return self.settle(now, true);
         }
         // Where there is a difference between lanes of one kind, it is plain.
-        if self.is_alike && count >= ALIKE_FEW && !tried.recent(count).any(is_above) {
+        let is_of_a_kind = self.is_alike && self.used == DataWay::Carrying;
+        if is_of_a_kind && count >= ALIKE_FEW && !tried.recent(count).any(is_above) {
             return self.settle(now, false);
         }
         let window = self.length;

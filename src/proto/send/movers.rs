@@ -75,6 +75,11 @@ impl Movers {
         self.all.iter().any(|mover| mover.id == id)
     }
 
+    /// Whether there is such a mover, and it takes orders.
+    pub fn pulls(&self, id: MoverId) -> bool {
+        self.all.iter().any(|mover| mover.id == id && mover.pulls())
+    }
+
     pub fn find(&mut self, id: MoverId) -> Option<&mut SendMover> {
         self.all.iter_mut().find(|mover| mover.id == id)
     }

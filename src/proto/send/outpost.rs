@@ -1,22 +1,27 @@
 //! What of a sender is on another worker than its plan: movers, which ask for orders, and what is
 //! told by mail.
 
-use std::collections::btree_map::Entry;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use super::SenderConfig;
 use super::mover::{Issued, SendMover};
 use super::movers::Movers;
-use super::orders::{AwaySendOrder, AwaySendReport, ChunkOrder, SendReport};
-use crate::ids::{FileId, MoverId, OpId};
+use super::orders::{AwaySendOrder, AwaySendReport, ChunkOrder, SendReport, WholeEnd, WholeOrder};
+use crate::ids::{DirId, FileId, MoverId, OpId};
 use crate::proto::MoverReport;
+use crate::proto::entries::EntryMap;
 use crate::proto::ports::{Ports, Stopping};
 use crate::proto::{DiskDone, DiskError, LostLane};
 
-/// Chunks that a mover has before it begins to read them, on their way to it included: what a fast
-/// lane carries while mail goes there and back on a busy host.
+/// Orders that a mover has before it begins to read them, on their way to it included: what a fast
+/// lane carries while mail goes there and back on a busy host. Small files are one in so many.
 const ORDERS_AHEAD: u32 = 4;
+const WHOLES_AHEAD: usize = 32;
+
+/// Small files that ended are told of together, so many at most.
+const TOLD_TOGETHER: usize = 32;
 
 /// How much moved is told when so much did, or after this time: mail wakes another worker.
 const TELL_BYTES: u64 = 1 << 20;
@@ -28,6 +33,12 @@ pub struct SendOutpost {
     known: BTreeMap<MoverId, MoverKnown>,
     /// Files by the plan's number, with their orders.
     files: HashMap<usize, (FileId, u32)>,
+    /// Directories of small files, with how many of these are not told of.
+    dirs: HashMap<DirId, u32>,
+    /// Which of these directories a small file is in.
+    wholes: EntryMap<DirId>,
+    /// Small files that ended and are not told of, by their movers.
+    ended: Vec<(MoverId, WholeEnd)>,
     /// The mover whose turn comes first next time.
     first: usize,
     told_at: Instant,
@@ -54,6 +65,9 @@ impl SendOutpost {
             movers,
             known: BTreeMap::new(),
             files: HashMap::new(),
+            dirs: HashMap::new(),
+            wholes: EntryMap::default(),
+            ended: Vec::new(),
             first: 0,
             told_at: now,
             stop: Stopping::No,
@@ -63,21 +77,21 @@ impl SendOutpost {
     /// Whether the mover of a lane takes orders. At first mention it begins.
     pub fn set_pulls(&mut self, now: Instant, ports: &mut Ports, mover: MoverId, pulls: bool) {
         self.movers.set_pulls(now, mover, pulls);
-        if let Entry::Vacant(fresh) = self.known.entry(mover) {
-            fresh.insert(MoverKnown::default());
+        if !self.known.contains_key(&mover) {
+            self.known.insert(mover, MoverKnown::default());
             tell(ports, AwaySendReport::Begun { mover });
         }
     }
 
     pub fn retire(&mut self, ports: &mut Ports, mover: MoverId) {
         self.movers.retire(mover);
-        self.tell_reports(ports);
+        self.tell_all(ports);
     }
 
     /// A lane is no more: what was begun there may have to move again, which home knows.
     pub fn on_lane_lost(&mut self, ports: &mut Ports, lost: &LostLane) {
         self.movers.lose(lost.mover());
-        self.tell_reports(ports);
+        self.tell_all(ports);
     }
 
     pub fn on_sent(&mut self, now: Instant, mover: MoverId, bytes: u64) {
@@ -91,6 +105,7 @@ impl SendOutpost {
     pub fn on_order(&mut self, ports: &mut Ports, order: AwaySendOrder) {
         match order {
             AwaySendOrder::Chunk { mover, order } => self.take_chunk(ports, mover, order),
+            AwaySendOrder::Wholes { mover, orders } => self.take_wholes(mover, orders),
             AwaySendOrder::Command(command) => self.movers.obey(ports, command),
         }
         self.tell_reports(ports);
@@ -99,10 +114,7 @@ impl SendOutpost {
     fn take_chunk(&mut self, ports: &mut Ports, id: MoverId, order: ChunkOrder) {
         let (file, chunk) = (order.file, order.chunk);
         self.files.entry(file).or_insert((order.id, 0)).1 += 1;
-        if let Some(known) = self.known.get_mut(&id) {
-            known.asked = known.asked.saturating_sub(1);
-            known.is_idle = false;
-        }
+        self.note_order(id);
         let mover = self.movers.find(id);
         if let (Stopping::No, Some(mover)) = (&self.stop, mover.filter(|mover| mover.pulls())) {
             return mover.take_chunk(order);
@@ -110,6 +122,28 @@ impl SendOutpost {
         // Its lane went, or is to go, while the order was on its way.
         self.tell_report(ports, id, SendReport::GivenBack { file, chunk });
         self.tell_report(ports, id, SendReport::Over { file });
+    }
+
+    fn take_wholes(&mut self, id: MoverId, orders: Vec<WholeOrder>) {
+        for order in &orders {
+            *self.dirs.entry(order.dir).or_default() += 1;
+            self.wholes.insert(order.entry, order.dir);
+        }
+        self.note_order(id);
+        let mover = self.movers.find(id);
+        if let (Stopping::No, Some(mover)) = (&self.stop, mover.filter(|mover| mover.pulls())) {
+            return mover.take_wholes(orders);
+        }
+        let unread = orders.into_iter().map(|order| (id, order.unread()));
+        self.ended.extend(unread);
+    }
+
+    /// One of those that it asked for came.
+    fn note_order(&mut self, id: MoverId) {
+        if let Some(known) = self.known.get_mut(&id) {
+            known.asked = known.asked.saturating_sub(1);
+            known.is_idle = false;
+        }
     }
 
     pub fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
@@ -131,6 +165,10 @@ impl SendOutpost {
             mover.retire_idle(ports, true);
         }
         self.tell_reports(ports);
+        // Before the lane of one that retires can end.
+        if self.known.keys().any(|id| !self.movers.pulls(*id)) {
+            self.tell_ended(ports);
+        }
         self.movers.settle(ports);
         self.ask(ports);
         self.tell_moved(now, ports);
@@ -144,18 +182,38 @@ impl SendOutpost {
         self.first = (self.first + 1) % len;
         let (mut at, mut idle) = (self.first, 0);
         while idle < len {
-            let may_read = self.movers.has_room(at) && self.movers.at(at).has_reads();
-            let issued = match may_read {
-                true => self.movers.at(at).read_chunk(ports),
+            let issued = match self.movers.has_room(at) {
+                true => self.read_one(ports, at),
                 false => Issued::Nothing,
             };
             self.movers.at(at).keep_rate(now);
             idle = match issued {
-                Issued::Bytes(_) => 0,
+                Issued::Bytes(bytes) => {
+                    self.movers.at(at).count(bytes);
+                    0
+                }
                 Issued::Nothing => idle + 1,
             };
             at = (at + 1) % len;
         }
+    }
+
+    /// Starts the next read of a mover: small files and chunks have their turns.
+    fn read_one(&mut self, ports: &mut Ports, at: usize) -> Issued {
+        let takes_wholes = self.movers.takes_wholes();
+        let mover = self.movers.at(at);
+        for _ in 0..2 {
+            let issued = match mover.is_wholes_turn() {
+                true if takes_wholes => mover.read_next_whole(ports),
+                true => Issued::Nothing,
+                false => mover.read_chunk(ports),
+            };
+            match issued {
+                Issued::Nothing => mover.pass_turn(),
+                issued @ Issued::Bytes(_) => return issued,
+            }
+        }
+        Issued::Nothing
     }
 
     /// Asks for orders, a few ahead of what is read.
@@ -165,7 +223,8 @@ impl SendOutpost {
             let Some(mover) = self.movers.find(*id).filter(pulls) else {
                 continue;
             };
-            let has = mover.orders_ahead() as u32 + known.asked;
+            let wholes = mover.wholes_ahead().div_ceil(WHOLES_AHEAD);
+            let has = (mover.orders_ahead() + wholes) as u32 + known.asked;
             let orders = ORDERS_AHEAD.saturating_sub(has);
             if orders > 0 {
                 known.asked += orders;
@@ -178,7 +237,45 @@ impl SendOutpost {
     /// Tells home what happened, in order.
     fn tell_reports(&mut self, ports: &mut Ports) {
         while let Some((mover, report)) = self.movers.next_report() {
-            self.tell_report(ports, mover, report);
+            match report.into_whole_end() {
+                Ok(end) => self.ended.push((mover, end)),
+                Err(report) => self.tell_report(ports, mover, report),
+            }
+        }
+        if self.ended.len() >= TOLD_TOGETHER {
+            self.tell_ended(ports);
+        }
+    }
+
+    /// The same, and nothing waits for others to be told of together.
+    fn tell_all(&mut self, ports: &mut Ports) {
+        self.tell_reports(ports);
+        self.tell_ended(ports);
+    }
+
+    /// Tells of small files that ended, and lets go of directories that no other is in.
+    fn tell_ended(&mut self, ports: &mut Ports) {
+        let mut all: BTreeMap<MoverId, Vec<WholeEnd>> = BTreeMap::new();
+        for (mover, end) in self.ended.drain(..) {
+            all.entry(mover).or_default().push(end);
+        }
+        for (mover, ends) in all {
+            let mut lets_go = Vec::new();
+            for end in &ends {
+                let dir = self.wholes.remove(&end.entry);
+                if let Some(Entry::Occupied(mut files)) = dir.map(|dir| self.dirs.entry(dir)) {
+                    *files.get_mut() -= 1;
+                    if *files.get() == 0 {
+                        lets_go.push(files.remove_entry().0);
+                    }
+                }
+            }
+            let ended = AwaySendReport::Wholes {
+                mover,
+                ends,
+                lets_go,
+            };
+            tell(ports, ended);
         }
     }
 
@@ -212,12 +309,15 @@ impl SendOutpost {
         if !is_due && taken_bytes < TELL_BYTES {
             return;
         }
+        // An idle one has nothing that is not told of.
+        self.tell_ended(ports);
         self.told_at = now;
         let sent_bytes = self.movers.sent_bytes(false);
         for (id, known) in &mut self.known {
             let taken_bytes = std::mem::take(&mut known.taken_bytes);
             let mover = self.movers.find(*id);
-            let is_idle = mover.is_none_or(|mover| mover.load(now).held_bytes == 0);
+            let is_idle =
+                mover.is_none_or(|mover| mover.load(now).held_bytes == 0 && mover.has_no_wholes());
             if taken_bytes > 0 || is_idle != known.is_idle {
                 known.is_idle = is_idle;
                 tell(
@@ -252,6 +352,8 @@ impl SendOutpost {
 
     /// Sends what was held back to go together.
     pub fn flush(&mut self, ports: &mut Ports) {
+        // What is said of small files before they leave is heard before they arrive, mostly.
+        self.tell_ended(ports);
         for mover in self.movers.iter_mut() {
             mover.flush(ports);
         }
@@ -271,6 +373,9 @@ impl SendOutpost {
     pub fn check(&self) {
         if self.stop == Stopping::No {
             self.movers.check();
+            let wholes: u32 = self.dirs.values().sum();
+            let known = self.movers.orders().wholes + self.ended.len();
+            assert_eq!(wholes as usize, known, "small files");
             let orders = self.files.values().map(|(_, orders)| *orders as usize);
             let orders: usize = orders.sum();
             assert_eq!(orders, self.movers.orders().chunks.len(), "orders");

@@ -15,6 +15,7 @@ use common::tree::{self, Rng, assert_no_leftovers, assert_same};
 on_both_backends!(
     several_workers_carry,
     trees_over_several_workers,
+    small_files_over_several_workers,
     a_command_that_is_killed_resumes,
 );
 
@@ -126,6 +127,44 @@ fn trees_over_several_workers(backend: &'static str) {
     let into = ["--no-target-directory"];
     let again = world.cp(&args(&into, &here, world.url("copy"))).expect(0);
     assert_eq!(again.number("files"), 0, "{again:?}");
+    assert_no_leftovers(&world.root(""));
+}
+
+/// A tree of small files goes there and back, and several workers of both sides have a part in it.
+fn small_files_over_several_workers(backend: &'static str) {
+    let world = world(backend);
+    let (here, mut rng) = (world.here("tree"), Rng::new("small files"));
+    for number in 0..6000 {
+        let dir = here.join(format!("dir{}/below{}", number % 3, number % 60));
+        if number < 60 {
+            fs::create_dir_all(&dir).unwrap();
+        }
+        let bytes = [4096, 0, 9000, 100, 20_000][number % 5];
+        tree::write_file(&dir.join(format!("file{number}")), bytes, &mut rng);
+    }
+    let ways = [
+        args(&["--stats"], &here, world.url("copy")),
+        args(&["--stats"], world.url("copy"), world.here("back")),
+    ];
+    for way in ways {
+        let before = worker_ticks(world.daemon.pid());
+        let mut running = world.cp_start(&way);
+        let (pid, mut seen) = (running.pid(), Vec::new());
+        while running.is_running() {
+            let now = worker_ticks(pid);
+            seen = if now.is_empty() { seen } else { now };
+            thread::sleep(Duration::from_millis(10));
+        }
+        let output = running.wait().expect(0);
+        assert_eq!(output.number("files"), 6000, "{output:?}");
+        assert!(output.summary()["stats"]["tls"]["lanes"].as_u64() > Some(1));
+        let commands = carried(&[], &seen);
+        assert!(commands.len() > 1, "the command's workers: {seen:?}");
+        let daemons = carried(&before, &worker_ticks(world.daemon.pid()));
+        assert!(daemons.len() > 1, "the daemon's workers: {daemons:?}");
+    }
+    assert_same(&here, &world.root("copy"));
+    assert_same(&here, &world.here("back"));
     assert_no_leftovers(&world.root(""));
 }
 

@@ -555,3 +555,33 @@ fn command_away(ports: &mut Ports, worker: WorkerId, command: SendCommand) {
     let order = AwaySendOrder::Command(command);
     ports.mail_outpost(worker, MoverOrder::Send(order));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a sender that nothing hinders.
+    pub(super) fn config() -> SenderConfig {
+        SenderConfig {
+            client: true,
+            sources: Vec::new(),
+            near: None,
+            window: 64,
+            read_ahead_bytes: (1 << 20) / 2,
+            read_ahead_in_place_bytes: (1 << 20) / 2,
+            read_ahead_all_bytes: 1 << 20,
+            carriage: Carriage::Bytes,
+            lookups: 64,
+            parallel: ParallelTransferConfig {
+                adaptive_parallelism: false,
+                ..ParallelTransferConfig::default()
+            },
+            bwlimit_bps: None,
+            follow_named: false,
+            no_growing: false,
+            counts: false,
+            adds_lanes: true,
+            keeps_digests: false,
+        }
+    }
+}

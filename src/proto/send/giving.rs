@@ -157,3 +157,170 @@ impl Sender {
         self.leaves(now, mine, others)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::SenderConfig;
+    use super::super::tests::config;
+    use super::*;
+    use crate::ids::{EntryId, Name, StreamKey};
+    use crate::proto::send::orders::{RecordAt, WholeOrder};
+    use crate::proto::sim::start;
+    use crate::proto::wire::{Message, Verdict, VerdictKind};
+    use crate::proto::{DiskDone, DiskOp, Kind, Lasting, Meta, Mtime, Output};
+
+    const FILE_BYTES: u64 = 100;
+    const ENTRY: EntryId = EntryId(1);
+    const MOVER: MoverId = MoverId::of_added(0);
+    const AWAY: WorkerId = WorkerId(1);
+
+    fn of_file() -> SenderConfig {
+        SenderConfig {
+            sources: vec![Bytes::from_static(b"file")],
+            ..config()
+        }
+    }
+
+    fn source() -> DiskDone {
+        DiskDone::Source {
+            name: Some(Name::new(Bytes::from_static(b"file")).unwrap()),
+            meta: Box::new(Meta {
+                kind: Kind::File,
+                mode: 0o644,
+                mtime: Mtime::default(),
+                size_bytes: FILE_BYTES,
+                allocated_bytes: 4096,
+                inode: 1,
+                device: 0,
+                lasting: Lasting::Inode,
+                links: 1,
+                is_sized: true,
+            }),
+            link: None,
+            in_place: false,
+        }
+    }
+
+    fn verdict(kind: VerdictKind) -> Message {
+        let entry = ENTRY;
+        Message::Verdicts(vec![Verdict { entry, kind }])
+    }
+
+    /// A sender whose one small file was ordered of a mover on another worker.
+    fn sender(ports: &mut Ports) -> (Sender, WholeOrder) {
+        let mut sender = Sender::new(start(), of_file());
+        sender.set_pulls(start(), MoverId::CONTROL, false);
+        sender.set_pulls_away(true);
+        for report in [
+            AwaySendReport::Begun { mover: MOVER },
+            AwaySendReport::Wants {
+                mover: MOVER,
+                orders: 1,
+            },
+        ] {
+            assert_eq!(sender.on_outpost(start(), ports, (AWAY, report)), Ok(0));
+        }
+        sender.pump(start(), ports);
+        let mut ordered = None;
+        for _ in 0..4 {
+            while let Some(output) = ports.pop() {
+                match output {
+                    Output::Disk { op, cmd } => {
+                        assert!(matches!(cmd, DiskOp::ResolveSource { .. }), "{cmd:?}");
+                        sender.on_disk(ports, op, Ok(source()));
+                        sender.flush(ports);
+                        let send = verdict(VerdictKind::Send {});
+                        sender.on_message(ports, send).unwrap();
+                    }
+                    Output::ToOutpost(AWAY, order) => {
+                        if let MoverOrder::Send(AwaySendOrder::Wholes { mut orders, .. }) = *order {
+                            ordered = orders.pop();
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            sender.pump(start(), ports);
+        }
+        (sender, ordered.expect("it is ordered"))
+    }
+
+    fn ended(order: &WholeOrder, is_sent: bool) -> AwaySendReport {
+        let at = RecordAt {
+            stream: StreamKey(1),
+            ordinal: 0,
+            data_bytes: FILE_BYTES,
+        };
+        let emitted = EmittedWhole {
+            bytes: FILE_BYTES,
+            odd_size: None,
+            at: Some(at),
+        };
+        let end = WholeEnd {
+            entry: order.entry,
+            held: order.held,
+            result: is_sent.then_some(Ok(emitted)),
+        };
+        AwaySendReport::Wholes {
+            mover: MOVER,
+            ends: vec![end],
+            lets_go: vec![order.dir],
+        }
+    }
+
+    /// All is done there before the mail is here that it left: it is complete with that.
+    #[test]
+    fn what_overtakes_mail_waits_for_it() {
+        let mut ports = Ports::default();
+        let (mut sender, order) = sender(&mut ports);
+        assert!(sender.on_finished().is_err(), "nothing is done");
+        let (mut sender, _) = self::sender(&mut ports);
+        let done = || verdict(VerdictKind::Done { resumed_bytes: 0 });
+        sender.on_message(&mut ports, done()).unwrap();
+        let twice = sender.on_message(&mut ports, done());
+        assert!(twice.is_err(), "one verdict is the last");
+        assert_eq!(sender.on_finished(), Ok(false));
+        sender.check();
+        let ended = ended(&order, true);
+        let heard = sender.on_outpost(start(), &mut ports, (AWAY, ended));
+        assert_eq!(heard, Ok(0));
+        sender.check();
+        assert!(sender.is_complete());
+        let totals = sender.complete(start(), &mut ports);
+        assert_eq!((totals.files, totals.bytes), (1, FILE_BYTES));
+        assert_eq!(sender.totals().sent_bytes, FILE_BYTES);
+    }
+
+    #[test]
+    fn who_has_what_was_not_sent_breaks_the_protocol() {
+        let mut ports = Ports::default();
+        let (mut sender, order) = sender(&mut ports);
+        let done = verdict(VerdictKind::Done { resumed_bytes: 0 });
+        sender.on_message(&mut ports, done).unwrap();
+        let ended = ended(&order, false);
+        let heard = sender.on_outpost(start(), &mut ports, (AWAY, ended));
+        assert!(matches!(heard, Err(Violation(text)) if text.contains("was not sent")));
+    }
+
+    /// What a mover did not read goes to the next that has room; to that one nothing goes any more.
+    #[test]
+    fn what_was_given_back_is_ordered_again() {
+        let mut ports = Ports::default();
+        let (mut sender, order) = sender(&mut ports);
+        let back = ended(&order, false);
+        let heard = sender.on_outpost(start(), &mut ports, (AWAY, back));
+        assert_eq!(heard, Ok(0));
+        sender.check();
+        sender.pump(start(), &mut ports);
+        assert!(ports.pop().is_none(), "nobody takes it");
+        sender.set_pulls(start(), MoverId::CONTROL, true);
+        sender.pump(start(), &mut ports);
+        let read = std::iter::from_fn(|| ports.pop());
+        let read = read.filter(|output| {
+            matches!(output, Output::Disk { cmd: DiskOp::ReadSmall { dir, .. }, .. } if *dir == order.dir)
+        });
+        assert_eq!(read.count(), 1);
+    }
+}

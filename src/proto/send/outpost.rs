@@ -386,3 +386,109 @@ impl SendOutpost {
 fn tell(ports: &mut Ports, report: AwaySendReport) {
     ports.mail_home(MoverReport::Send(report));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{EntryId, Name};
+    use crate::proto::send::orders::{SendCommand, Version};
+    use crate::proto::sim::start;
+    use crate::proto::{DiskOp, Mtime, Output};
+
+    const MOVER: MoverId = MoverId::of_added(0);
+
+    fn whole(entry: u32, dir: u32) -> WholeOrder {
+        WholeOrder {
+            entry: EntryId(entry),
+            held: dir as usize,
+            dir: DirId(dir),
+            name: Name::new(bytes::Bytes::from_static(b"file")).unwrap(),
+            version: Version {
+                size_bytes: 100,
+                mtime: Mtime::default(),
+                inode: None,
+            },
+        }
+    }
+
+    /// The ends that home is told of, by entry and whether there is a result, and the directories
+    /// that are let go of.
+    fn told(ports: &mut Ports) -> (Vec<(u32, bool)>, Vec<DirId>) {
+        let (mut told, mut dirs) = (Vec::new(), Vec::new());
+        while let Some(output) = ports.pop() {
+            if let Output::ToHome(report) = output
+                && let MoverReport::Send(AwaySendReport::Wholes { ends, lets_go, .. }) = *report
+            {
+                let ends = ends.iter().map(|end| (end.entry.0, end.result.is_some()));
+                told.extend(ends);
+                dirs.extend(lets_go);
+            }
+        }
+        (told, dirs)
+    }
+
+    /// An outpost that was ordered four small files in two directories, and reads at most one.
+    fn outpost(ports: &mut Ports) -> SendOutpost {
+        let mut config = super::super::tests::config();
+        config.lookups = 1;
+        let mut outpost = SendOutpost::new(start(), &config);
+        outpost.set_pulls(start(), ports, MOVER, true);
+        let orders = vec![whole(1, 7), whole(2, 7), whole(3, 7), whole(4, 8)];
+        outpost.on_order(
+            ports,
+            AwaySendOrder::Wholes {
+                mover: MOVER,
+                orders,
+            },
+        );
+        outpost.pump(start(), ports);
+        outpost.check();
+        outpost
+    }
+
+    #[test]
+    fn what_is_not_begun_is_given_back() {
+        let mut ports = Ports::default();
+        let mut outpost = outpost(&mut ports);
+        let is_read = |output: &Output| {
+            matches!(
+                output,
+                Output::Disk {
+                    cmd: DiskOp::ReadSmall { .. },
+                    ..
+                }
+            )
+        };
+        let reads = std::iter::from_fn(|| ports.pop()).filter(is_read);
+        assert_eq!(reads.count(), 1);
+        outpost.retire(&mut ports, MOVER);
+        outpost.check();
+        let back = vec![(2, false), (3, false), (4, false)];
+        assert_eq!(told(&mut ports), (back, vec![DirId(8)]));
+        // One that was under way comes too late.
+        let (mover, orders) = (MOVER, vec![whole(5, 9)]);
+        outpost.on_order(&mut ports, AwaySendOrder::Wholes { mover, orders });
+        outpost.flush(&mut ports);
+        outpost.check();
+        assert_eq!(told(&mut ports), (vec![(5, false)], vec![DirId(9)]));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_read() {
+        let mut ports = Ports::default();
+        let mut outpost = outpost(&mut ports);
+        let entry = EntryId(4);
+        let forget = AwaySendOrder::Command(SendCommand::Forget { entry });
+        outpost.on_order(&mut ports, forget);
+        outpost.flush(&mut ports);
+        outpost.check();
+        assert_eq!(told(&mut ports), (vec![(4, true)], vec![DirId(8)]));
+        let lost = LostLane {
+            number: 0,
+            ..LostLane::default()
+        };
+        outpost.on_lane_lost(&mut ports, &lost);
+        outpost.check();
+        assert_eq!(told(&mut ports).0, [(2, false), (3, false)]);
+    }
+}

@@ -85,13 +85,13 @@ impl SendOutpost {
 
     pub fn retire(&mut self, ports: &mut Ports, mover: MoverId) {
         self.movers.retire(mover);
-        self.tell_all(ports);
+        self.tell_reports(ports);
     }
 
     /// A lane is no more: what was begun there may have to move again, which home knows.
     pub fn on_lane_lost(&mut self, ports: &mut Ports, lost: &LostLane) {
         self.movers.lose(lost.mover());
-        self.tell_all(ports);
+        self.tell_reports(ports);
     }
 
     pub fn on_sent(&mut self, now: Instant, mover: MoverId, bytes: u64) {
@@ -165,7 +165,7 @@ impl SendOutpost {
             mover.retire_idle(ports, true);
         }
         self.tell_reports(ports);
-        // Before the lane of one that retires can end.
+        // Before it is told that a lane is gone, or its last stream ends.
         if self.known.keys().any(|id| !self.movers.pulls(*id)) {
             self.tell_ended(ports);
         }
@@ -245,12 +245,6 @@ impl SendOutpost {
         if self.ended.len() >= TOLD_TOGETHER {
             self.tell_ended(ports);
         }
-    }
-
-    /// The same, and nothing waits for others to be told of together.
-    fn tell_all(&mut self, ports: &mut Ports) {
-        self.tell_reports(ports);
-        self.tell_ended(ports);
     }
 
     /// Tells of small files that ended, and lets go of directories that no other is in.
@@ -462,6 +456,7 @@ mod tests {
         let reads = std::iter::from_fn(|| ports.pop()).filter(is_read);
         assert_eq!(reads.count(), 1);
         outpost.retire(&mut ports, MOVER);
+        outpost.pump(start(), &mut ports);
         outpost.check();
         let back = vec![(2, false), (3, false), (4, false)];
         assert_eq!(told(&mut ports), (back, vec![DirId(8)]));
@@ -488,6 +483,7 @@ mod tests {
             ..LostLane::default()
         };
         outpost.on_lane_lost(&mut ports, &lost);
+        outpost.pump(start(), &mut ports);
         outpost.check();
         assert_eq!(told(&mut ports).0, [(2, false), (3, false)]);
     }

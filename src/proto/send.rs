@@ -297,8 +297,7 @@ impl Sender {
         self.movers.share_streams();
         self.rate.begin_turn();
         self.look_again = None;
-        // Where nothing is held back other workers come first, which have less to do beside.
-        match self.away_lead_bytes < 0 || !self.rate.is_limited() {
+        match self.away_lead_bytes < 0 {
             true => {
                 self.order_away(now, ports);
                 self.read_here(now, ports);

@@ -93,11 +93,6 @@ impl TransferRate {
         }
     }
 
-    /// Whether there is a limit.
-    pub fn is_limited(&self) -> bool {
-        self.bucket.is_some()
-    }
-
     /// A new turn begins: so far nothing waits.
     pub fn begin_turn(&mut self) {
         self.is_awaited = false;

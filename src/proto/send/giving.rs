@@ -57,6 +57,7 @@ impl Sender {
                 taken_bytes,
                 is_idle,
                 sent_bytes,
+                ..
             } => {
                 self.away.took(now, mover, taken_bytes, is_idle);
                 self.away.sent(from, sent_bytes);

@@ -307,6 +307,11 @@ impl SendMover {
         }
     }
 
+    /// Its lane was offered more than it took, at its last chance.
+    pub fn waits(&self) -> bool {
+        self.untaken_bytes() > self.pack.held_bytes()
+    }
+
     /// Bytes of holes that were passed.
     pub fn hole_bytes(&self) -> u64 {
         self.ahead.hole_bytes

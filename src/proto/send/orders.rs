@@ -301,12 +301,14 @@ pub enum AwaySendReport {
         ends: Vec<WholeEnd>,
         lets_go: Vec<DirId>,
     },
-    /// A lane took so many bytes more; `is_idle`: that is all that its mover was given. The
-    /// transports of that worker took `sent_bytes` of files, all in all.
+    /// A lane took so many bytes more; `is_idle`: that is all that its mover was given; `waits`: it
+    /// was offered more than it took. The transports of that worker took `sent_bytes` of files, all
+    /// in all.
     Moved {
         mover: MoverId,
         taken_bytes: u64,
         is_idle: bool,
+        waits: bool,
         sent_bytes: u64,
     },
     /// A mover is over, with all its orders.

@@ -42,6 +42,8 @@ pub struct SendOutpost {
     /// The mover whose turn comes first next time.
     first: usize,
     told_at: Instant,
+    /// What was read just now goes to the lanes next: whether they take it is not known.
+    has_emitted: bool,
     stop: Stopping,
 }
 
@@ -70,6 +72,7 @@ impl SendOutpost {
             ended: Vec::new(),
             first: 0,
             told_at: now,
+            has_emitted: false,
             stop: Stopping::No,
         }
     }
@@ -151,6 +154,7 @@ impl SendOutpost {
             && self.stop == Stopping::No
         {
             self.movers.on_disk(ports, op, result);
+            self.has_emitted = true;
             self.tell_reports(ports);
         }
     }
@@ -299,8 +303,9 @@ impl SendOutpost {
         let ids = self.known.keys();
         // Before a mover ends.
         let ends = ids.copied().any(|id| !self.movers.has(id));
-        let is_due = ends || self.deadline().is_some_and(|at| at <= now);
-        if !is_due && taken_bytes < TELL_BYTES {
+        let has_emitted = std::mem::take(&mut self.has_emitted);
+        let is_due = self.deadline().is_some_and(|at| at <= now) || taken_bytes >= TELL_BYTES;
+        if !ends && (has_emitted || !is_due) {
             return;
         }
         // An idle one has nothing that is not told of.
@@ -310,8 +315,10 @@ impl SendOutpost {
         for (id, known) in &mut self.known {
             let taken_bytes = std::mem::take(&mut known.taken_bytes);
             let mover = self.movers.find(*id);
-            let is_idle =
-                mover.is_none_or(|mover| mover.load(now).held_bytes == 0 && mover.has_no_wholes());
+            let (is_idle, waits) = mover.map_or((true, false), |mover| {
+                let is_idle = mover.load(now).held_bytes == 0 && mover.has_no_wholes();
+                (is_idle, mover.waits())
+            });
             if taken_bytes > 0 || is_idle != known.is_idle {
                 known.is_idle = is_idle;
                 tell(
@@ -320,6 +327,7 @@ impl SendOutpost {
                         mover: *id,
                         taken_bytes,
                         is_idle,
+                        waits,
                         sent_bytes,
                     },
                 );

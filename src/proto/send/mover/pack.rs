@@ -77,6 +77,11 @@ impl Pack {
         self.reading == 0 && self.ahead.is_empty()
     }
 
+    /// Bytes that were not handed over.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
     /// Bytes of orders whose read is not started.
     pub(super) fn to_read(&self) -> u64 {
         let sizes = self.ahead.iter().map(|order| order.version.size_bytes);

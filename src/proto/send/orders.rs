@@ -221,8 +221,8 @@ pub enum SendReport {
     Over { file: usize },
 }
 
-/// What became of a small file's order: [`SendReport::Whole`], or [`SendReport::Unread`] if there is
-/// no result.
+/// What became of a small file's order: [`SendReport::Whole`], or without a result
+/// [`SendReport::Unread`].
 #[derive(Debug)]
 pub struct WholeEnd {
     pub entry: EntryId,

@@ -1,7 +1,7 @@
 //! What of a sender is on another worker than its plan: movers, which ask for orders, and what is
 //! told by mail.
 
-use std::collections::hash_map::Entry;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
@@ -80,8 +80,8 @@ impl SendOutpost {
     /// Whether the mover of a lane takes orders. At first mention it begins.
     pub fn set_pulls(&mut self, now: Instant, ports: &mut Ports, mover: MoverId, pulls: bool) {
         self.movers.set_pulls(now, mover, pulls);
-        if !self.known.contains_key(&mover) {
-            self.known.insert(mover, MoverKnown::default());
+        if let Entry::Vacant(fresh) = self.known.entry(mover) {
+            fresh.insert(MoverKnown::default());
             tell(ports, AwaySendReport::Begun { mover });
         }
     }
@@ -261,12 +261,7 @@ impl SendOutpost {
             let mut lets_go = Vec::new();
             for end in &ends {
                 let dir = self.wholes.remove(&end.entry);
-                if let Some(Entry::Occupied(mut files)) = dir.map(|dir| self.dirs.entry(dir)) {
-                    *files.get_mut() -= 1;
-                    if *files.get() == 0 {
-                        lets_go.push(files.remove_entry().0);
-                    }
-                }
+                lets_go.extend(dir.filter(|dir| self.leaves(*dir)));
             }
             let ended = AwaySendReport::Wholes {
                 mover,
@@ -275,6 +270,19 @@ impl SendOutpost {
             };
             tell(ports, ended);
         }
+    }
+
+    /// One small file less of a directory. True: no other is there.
+    fn leaves(&mut self, dir: DirId) -> bool {
+        let files = self.dirs.get_mut(&dir);
+        let is_last = files.is_some_and(|files| {
+            *files -= 1;
+            *files == 0
+        });
+        if is_last {
+            self.dirs.remove(&dir);
+        }
+        is_last
     }
 
     fn tell_report(&mut self, ports: &mut Ports, mover: MoverId, report: SendReport) {

@@ -40,7 +40,7 @@ use walk::Walk;
 const ENTRY_BYTES: u64 = 350;
 const DIR_BYTES: u64 = 1000;
 
-/// Small files of an order for another worker, at most: enough that a letter for them costs little,
+/// Small files of an order for another worker, at most: enough that mail for them costs little,
 /// and few enough that a lane which is lost before it read them gives back few.
 const WHOLES_PER_ORDER: usize = 32;
 

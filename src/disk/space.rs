@@ -26,8 +26,8 @@ use crate::proto::entries::IdHasher;
 use crate::proto::errno::{EACCES, EBADF, ENAMETOOLONG};
 
 /// Directory descriptors a session keeps open at once; older ones are reopened by path when needed.
-/// 150 sessions then hold 9,600, below the usual hard limit of 20,000 and more. What of a session is
-/// on another worker has some of these, and few of its own: those of the orders it has.
+/// 150 sessions then hold 9,600, below the usual hard limit of 20,000 and more. What of a session
+/// is on another worker has some of these, and few of its own: those of the orders it has.
 const MAX_OPEN_DIRECTORIES: usize = 64;
 
 /// File operations of one session that are with the driver at a time: enough for a disk's queue.

@@ -53,7 +53,7 @@ pub struct MoverId(pub u32);
 impl MoverId {
     pub const CONTROL: MoverId = MoverId(0);
 
-    pub fn of_added(lane: u32) -> MoverId {
+    pub const fn of_added(lane: u32) -> MoverId {
         // No lane has the greatest number.
         MoverId(lane.saturating_add(1))
     }

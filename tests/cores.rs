@@ -15,6 +15,7 @@ use common::tree::{self, Rng, assert_no_leftovers, assert_same};
 on_both_backends!(
     several_workers_carry,
     trees_over_several_workers,
+    small_files_over_several_workers,
     a_command_that_is_killed_resumes,
 );
 
@@ -66,6 +67,11 @@ fn carried(before: &[(String, u64)], now: &[(String, u64)]) -> BTreeSet<String> 
         .filter(grew)
         .map(|(name, _)| name.clone())
         .collect()
+}
+
+/// The names of workers.
+fn workers(numbers: std::ops::Range<u8>) -> BTreeSet<String> {
+    numbers.map(|number| format!("landro-{number}")).collect()
 }
 
 /// A file goes there and back, and several workers of both sides take part, whichever of them the
@@ -126,6 +132,60 @@ fn trees_over_several_workers(backend: &'static str) {
     let into = ["--no-target-directory"];
     let again = world.cp(&args(&into, &here, world.url("copy"))).expect(0);
     assert_eq!(again.number("files"), 0, "{again:?}");
+    assert_no_leftovers(&world.root(""));
+}
+
+/// A tree of small files goes there and back, and leaves from several workers.
+fn small_files_over_several_workers(backend: &'static str) {
+    const FILES: usize = 8000;
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let world = World::within(backend, &["--workers", "2"], dir);
+    let (here, mut rng) = (world.here("tree"), Rng::new("small files"));
+    for number in 0..FILES {
+        let dir = here.join(format!("dir{}/below{}", number % 3, number % 60));
+        if number < 60 {
+            fs::create_dir_all(&dir).unwrap();
+        }
+        let bytes = [4096, 0, 9000, 100, 4000][number % 5];
+        tree::write_file(&dir.join(format!("file{number}")), bytes, &mut rng);
+    }
+    let command = |from: OsString, to: OsString| {
+        // Slow enough that it is not the lanes that are waited for, of which one kind may win then.
+        let words = [
+            "--workers",
+            "2",
+            "--lanes",
+            "4",
+            "--stats",
+            "--bwlimit",
+            "16M",
+        ];
+        let words = words.iter().map(OsString::from);
+        words.chain([from, to]).collect::<Vec<_>>()
+    };
+    let (copy, back) = (world.url("copy"), world.here("back"));
+    let is_whole = |output: &common::Output| {
+        assert_eq!(output.number("files"), FILES as u64, "{output:?}");
+        assert_eq!(output.summary()["stats"]["tls"]["lanes"], 4, "{output:?}");
+    };
+    let mut running = world.cp_start(&command(here.clone().into(), copy.clone().into()));
+    let (pid, mut seen) = (running.pid(), BTreeSet::new());
+    while running.is_running() {
+        seen.extend(carried(&[], &worker_ticks(pid)));
+        thread::sleep(Duration::from_millis(10));
+    }
+    is_whole(&running.wait().expect(0));
+    assert!(seen.is_superset(&workers(0..2)), "the command's: {seen:?}");
+    let before = worker_ticks(world.daemon.pid());
+    is_whole(
+        &world
+            .cp(&command(copy.into(), back.clone().into()))
+            .expect(0),
+    );
+    let daemons = carried(&before, &worker_ticks(world.daemon.pid()));
+    assert!(daemons.is_superset(&workers(0..2)), "{daemons:?}");
+    assert_same(&here, &world.root("copy"));
+    assert_same(&here, &back);
     assert_no_leftovers(&world.root(""));
 }
 

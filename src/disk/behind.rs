@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ids::Name;
+use super::Space;
+use crate::ids::{DirId, Name};
 
 /// A source that is not what its name in its directory is.
 #[derive(Clone)]
@@ -28,5 +29,24 @@ pub enum Behind {
 impl NamedSource {
     pub fn is_of(&self, name: &Name) -> bool {
         self.name == *name
+    }
+}
+
+impl Space {
+    pub fn add_named(&self, dir: DirId, source: Option<NamedSource>) {
+        if let Some(source) = source {
+            self.named.borrow_mut().insert(dir, source);
+        }
+    }
+
+    /// What a source is that was resolved to this directory and name, if it is not what the name
+    /// is.
+    pub fn named(&self, dir: DirId, name: &Name) -> Option<NamedSource> {
+        self.named_in(dir).filter(|named| named.is_of(name))
+    }
+
+    /// The same, whatever its name is.
+    pub fn named_in(&self, dir: DirId) -> Option<NamedSource> {
+        self.named.borrow().get(&dir).cloned()
     }
 }

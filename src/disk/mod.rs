@@ -64,7 +64,7 @@ pub use digests::Digests;
 pub use local::Side;
 pub use root::ServedRoot;
 pub use settle::{Settler, start as start_settler};
-pub use shared::SharedFile;
+pub use shared::{SharedDir, SharedFile};
 #[cfg(feature = "fuzzing")]
 pub use source::{relative, split_path};
 pub use space::{Base, Space};

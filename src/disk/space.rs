@@ -26,7 +26,8 @@ use crate::proto::entries::IdHasher;
 use crate::proto::errno::{EACCES, EBADF, ENAMETOOLONG};
 
 /// Directory descriptors a session keeps open at once; older ones are reopened by path when needed.
-/// 150 sessions then hold 9,600, below the usual hard limit of 20,000 and more.
+/// 150 sessions then hold 9,600, below the usual hard limit of 20,000 and more. What of a session
+/// is on another worker has some of these, and few of its own: those of the orders it has.
 const MAX_OPEN_DIRECTORIES: usize = 64;
 
 /// File operations of one session that are with the driver at a time: enough for a disk's queue.
@@ -81,7 +82,7 @@ pub struct Space {
     /// Who copies: on a daemon the key of the peer.
     pub(super) copier: [u8; 32],
     /// Sources that are not what their names are, by the directory each was resolved to.
-    named: RefCell<NumberMap<DirId, NamedSource>>,
+    pub(super) named: RefCell<NumberMap<DirId, NamedSource>>,
     /// What the file systems that were come across keep.
     pub(super) systems: Systems,
     /// Where the sources land.
@@ -133,6 +134,9 @@ impl DirPlace {
         self.from == self.path.len()
     }
 }
+
+/// Where a directory is, and its descriptor if it is open.
+type DirAt = (DirPlace, Option<Arc<OwnedFd>>);
 
 /// Handed down by a directory with its group (inode(7)).
 pub const SETGID: u32 = 0o2000;
@@ -345,19 +349,6 @@ impl Space {
         self.modes.borrow_mut().remove(&dir);
     }
 
-    pub fn add_named(&self, dir: DirId, source: Option<NamedSource>) {
-        if let Some(source) = source {
-            self.named.borrow_mut().insert(dir, source);
-        }
-    }
-
-    /// What a source is that was resolved to this directory and name, if it is not what the name
-    /// is.
-    pub fn named(&self, dir: DirId, name: &Name) -> Option<NamedSource> {
-        let named = self.named.borrow();
-        named.get(&dir).filter(|named| named.is_of(name)).cloned()
-    }
-
     pub fn with_names<T>(&self, dir: DirId, see: impl FnOnce(Option<&mut DirNames>) -> T) -> T {
         see(self.names.borrow_mut().get_mut(&dir))
     }
@@ -482,9 +473,16 @@ impl Space {
 
     /// Remembers an open directory under its number.
     pub fn add_dir(&self, dir: DirId, place: DirPlace, open: Arc<OwnedFd>) {
+        let open = self.allowance.may_cache(&open).then_some(open);
+        self.add_dir_at(dir, place, open);
+    }
+
+    /// The same of one that may have to be opened first.
+    pub(super) fn add_dir_at(&self, dir: DirId, place: DirPlace, open: Option<Arc<OwnedFd>>) {
         let used = self.tick();
         let mut dirs = self.dirs.borrow_mut();
-        let open = self.allowance.may_cache(&open).then_some(open);
+        let before = dirs.remove(&dir).and_then(|before| before.open);
+        let open = open.or(before);
         dirs.insert(
             dir,
             Dir {
@@ -521,12 +519,17 @@ impl Space {
     }
 
     fn place(&self, dir: DirId) -> Result<DirPlace, DiskError> {
+        Ok(self.dir_at(dir)?.0)
+    }
+
+    /// Where a directory is, and its descriptor if it is open.
+    pub(super) fn dir_at(&self, dir: DirId) -> Result<DirAt, DiskError> {
         let dirs = self.dirs.borrow();
         let found = dirs.get(&dir).ok_or(DiskError {
             call: "directory",
             errno: EBADF,
         })?;
-        Ok(found.place.clone())
+        Ok((found.place.clone(), found.open.clone()))
     }
 
     pub fn list_cursor(&self, dir: DirId) -> u64 {

@@ -1,6 +1,7 @@
 //! The disk layer against what other local users may have put in its way, with every call made in
 //! place.
 
+mod away;
 mod driven;
 mod short;
 

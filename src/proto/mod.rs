@@ -62,7 +62,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 
 use self::clear::{ClearOff, ClearSecret};
-use crate::ids::{EntryId, FileId, MoverId, OpId, StreamKey, WorkerId};
+use crate::ids::{DirId, EntryId, FileId, MoverId, OpId, StreamKey, WorkerId};
 pub use fs::{
     Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, Existing, FileStamp, Kind, Lapses,
     Lasting, Listed, Meta, Mtime, ObjectId, Recalled, TimeLapse,
@@ -252,6 +252,17 @@ pub enum MoverReport {
 }
 
 impl MoverOrder {
+    /// The directories that go along, each once.
+    pub fn dirs(&self) -> Vec<DirId> {
+        let MoverOrder::Send(AwaySendOrder::Wholes { orders, .. }) = self else {
+            return Vec::new();
+        };
+        let mut dirs: Vec<DirId> = orders.iter().map(|order| order.dir).collect();
+        dirs.sort_unstable();
+        dirs.dedup();
+        dirs
+    }
+
     /// The file whose descriptor goes along.
     pub fn file(&self) -> Option<FileId> {
         match self {
@@ -263,6 +274,14 @@ impl MoverOrder {
 }
 
 impl MoverReport {
+    /// The directories that are let go of before this is told.
+    pub fn lets_go_dirs(&self) -> &[DirId] {
+        match self {
+            MoverReport::Send(AwaySendReport::Wholes { lets_go, .. }) => lets_go,
+            MoverReport::Receive(_) | MoverReport::Send(_) | MoverReport::Gone => &[],
+        }
+    }
+
     /// The file that is let go of before this is told.
     pub fn lets_go(&self) -> Option<FileId> {
         match self {

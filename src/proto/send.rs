@@ -10,6 +10,7 @@
 //! started in [`Sender::pump`].
 
 mod away;
+mod giving;
 mod mover;
 mod movers;
 mod orders;
@@ -26,7 +27,6 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::EntryPlace;
-use super::chunk::chunk_len_bytes;
 use super::errors::{Violation, violation};
 use super::parallel::{ParallelTransferConfig, TransferRate};
 use super::place::NearPlace;
@@ -37,7 +37,7 @@ use crate::ids::{ChunkIndex, MoverId, OpId, StreamKey, WorkerId};
 use away::AwayMovers;
 use mover::Issued;
 use movers::Movers;
-use orders::{LargeOrder, SendCommand, SendReport};
+use orders::{LargeOrder, SendCommand};
 use plan::SendPlan;
 use tail::{LaneLoad, others_are_sooner};
 
@@ -98,6 +98,8 @@ pub struct Sender {
     look_again: Option<Instant>,
     rate: TransferRate,
     reporter: ProgressTeller,
+    /// The receiver said that everything is resolved.
+    has_finished: bool,
     stop: Stopping,
 }
 
@@ -112,6 +114,7 @@ impl Sender {
             rate: TransferRate::new(now, config.bwlimit_bps),
             plan: SendPlan::new(now, config),
             reporter: ProgressTeller::new(now),
+            has_finished: false,
             stop: Stopping::No,
         }
     }
@@ -148,9 +151,27 @@ impl Sender {
         self.plan.held_bytes()
     }
 
-    /// Whether `Finished` is true: everything was announced and resolved.
+    /// The receiver says that everything is resolved. False: it is not known yet that all of it
+    /// left from other workers.
+    ///
+    /// # Errors
+    /// When something was not announced, or is not resolved.
+    pub fn on_finished(&mut self) -> Result<bool, Violation> {
+        if self.has_finished || !self.plan.is_told() {
+            return violation("finished before everything was resolved");
+        }
+        self.has_finished = true;
+        Ok(self.is_complete())
+    }
+
+    /// The receiver has said its last word.
+    pub fn has_finished(&self) -> bool {
+        self.has_finished
+    }
+
+    /// Everything is resolved, as the receiver said.
     pub fn is_complete(&self) -> bool {
-        self.plan.is_resolved()
+        self.has_finished && self.plan.is_resolved()
     }
 
     /// Whether the mover of a lane takes orders. At first mention it begins.
@@ -171,60 +192,6 @@ impl Sender {
     /// Whether movers on other workers are given orders.
     pub fn set_pulls_away(&mut self, pulls: bool) {
         self.away.set_pulls(pulls);
-    }
-
-    /// Movers on another worker said something. Gives how many bytes their lanes took.
-    pub fn on_outpost(
-        &mut self,
-        now: Instant,
-        ports: &mut Ports,
-        (from, report): (WorkerId, AwaySendReport),
-    ) -> u64 {
-        if self.stop != Stopping::No {
-            return 0;
-        }
-        let mut more_bytes = 0;
-        match report {
-            AwaySendReport::Begun { mover } => {
-                self.away.begin(mover, from);
-                let is_in_place = self.movers.is_in_place();
-                let command = SendCommand::ReadInPlace(is_in_place);
-                command_away(ports, from, command);
-            }
-            AwaySendReport::Wants { mover, orders } => self.away.want(mover, orders),
-            AwaySendReport::Report { mover, report, .. } => {
-                match &report {
-                    SendReport::Over { file } => self.away.over(mover, *file),
-                    SendReport::Chunk { at: Some(at), .. } | SendReport::Torn { at, .. } => {
-                        self.away.emitted(at.data_bytes);
-                    }
-                    SendReport::GivenBack { .. } => self.away.retire(mover),
-                    _ => {}
-                }
-                self.plan.on_report(ports, report);
-                self.exchange(ports);
-            }
-            AwaySendReport::Moved {
-                mover,
-                taken_bytes,
-                is_idle,
-                sent_bytes,
-            } => {
-                self.away.took(now, mover, taken_bytes, is_idle);
-                self.away.sent(from, sent_bytes);
-                more_bytes = taken_bytes;
-            }
-            AwaySendReport::Ended { mover } => self.away.end(mover),
-        }
-        more_bytes
-    }
-
-    /// What was on another worker is gone, with all that it had.
-    pub fn on_outpost_gone(&mut self, ports: &mut Ports, from: WorkerId) {
-        for file in self.away.gone(from) {
-            self.plan.on_report(ports, SendReport::Over { file });
-        }
-        self.exchange(ports);
     }
 
     /// The mover of an added lane is to end.
@@ -371,50 +338,18 @@ impl Sender {
         self.away_lead_bytes = lead_bytes.clamp(-LEAD_MAX_BYTES, LEAD_MAX_BYTES);
     }
 
-    /// Gives orders to movers on other workers that have room.
-    fn order_away(&mut self, now: Instant, ports: &mut Ports) {
-        let mut has_given = true;
-        while std::mem::take(&mut has_given) {
-            for at in self.away.hungry() {
-                // Not asked without need: the last answer is what is waited for.
-                let may_have = self.plan.has_orders() && self.rate.lets(now, true);
-                if may_have && !self.leaves_away(now, at) {
-                    has_given |= self.give_away(now, ports, at);
-                }
-            }
-        }
-    }
-
-    /// Gives a mover on another worker an order. False: there is none.
-    fn give_away(&mut self, now: Instant, ports: &mut Ports, at: usize) -> bool {
-        let order = loop {
-            match self.plan.next_large(ports) {
-                Some(LargeOrder::Chunk(order)) => break order,
-                Some(LargeOrder::Holes(order)) => self.movers.control().take_holes(order),
-                None => return false,
-            }
-        };
-        let bytes = chunk_len_bytes(order.size_bytes, order.chunk);
-        let (mover, worker) = self.away.give(now, at, order.file, bytes);
-        self.rate.take(bytes);
-        self.note_lead(bytes as i64);
-        let order = AwaySendOrder::Chunk { mover, order };
-        ports.mail_outpost(worker, MoverOrder::Send(order));
-        true
-    }
-
-    /// As [`Sender::lets_pass`], of a mover on another worker.
-    fn leaves_away(&mut self, now: Instant, at: usize) -> bool {
-        let (mine, others) = (self.away.load(now, at), self.rivals(now, None, Some(at)));
-        self.leaves(now, mine, others)
-    }
-
-    /// Who else takes chunks than one of the plan's worker, or one of another.
-    fn rivals(&self, now: Instant, here: Option<usize>, away: Option<usize>) -> Vec<LaneLoad> {
-        // That of control leaves them to those of other workers.
-        let is_first = |at: usize| at == 0 && self.away.pulls();
+    /// Who else takes orders, of chunks or of small files, than one of the plan's worker, or one of
+    /// another.
+    fn rivals(
+        &self,
+        now: Instant,
+        (here, away): (Option<usize>, Option<usize>),
+        of_chunks: bool,
+    ) -> Vec<LaneLoad> {
+        // That of control leaves chunks to those of other workers.
+        let leaves = |at: usize| of_chunks && at == 0 && self.away.pulls();
         let here = self.movers.loads(now, here);
-        let here = here.filter(|(at, _)| !is_first(*at));
+        let here = here.filter(|(at, _)| !leaves(*at));
         let here = here.map(|(_, load)| load);
         here.chain(self.away.loads(now, away)).collect()
     }
@@ -471,13 +406,11 @@ impl Sender {
             return LetsPass::default();
         }
         let mine = self.movers.at(at).load(now);
-        // Small files are for lanes of the plan's worker.
-        let others = self.movers.loads(now, Some(at));
-        let others = others.map(|(_, load)| load).collect();
+        let others = self.rivals(now, (Some(at), None), false);
         let wholes = self.leaves(now, mine, others);
         let chunks = match self.away.pulls() {
             true => {
-                let others = self.rivals(now, Some(at), None);
+                let others = self.rivals(now, (Some(at), None), true);
                 at == 0 || self.leaves(now, mine, others)
             }
             false => wholes,
@@ -498,7 +431,7 @@ impl Sender {
         let pulls = mover.pulls();
         if whole {
             let order = match takes_wholes && pulls {
-                true => self.plan.next_whole(),
+                true => self.plan.next_whole(false),
                 false => None,
             };
             return match order {
@@ -619,6 +552,7 @@ impl Sender {
             self.movers.check();
             let mut orders = self.movers.orders();
             orders.chunks.extend(self.away.orders());
+            orders.wholes += self.away.wholes();
             self.plan.check(&orders);
         }
     }
@@ -628,4 +562,34 @@ impl Sender {
 fn command_away(ports: &mut Ports, worker: WorkerId, command: SendCommand) {
     let order = AwaySendOrder::Command(command);
     ports.mail_outpost(worker, MoverOrder::Send(order));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a sender that nothing hinders.
+    pub(super) fn config() -> SenderConfig {
+        SenderConfig {
+            client: true,
+            sources: Vec::new(),
+            near: None,
+            window: 64,
+            read_ahead_bytes: (1 << 20) / 2,
+            read_ahead_in_place_bytes: (1 << 20) / 2,
+            read_ahead_all_bytes: 1 << 20,
+            carriage: Carriage::Bytes,
+            lookups: 64,
+            parallel: ParallelTransferConfig {
+                adaptive_parallelism: false,
+                ..ParallelTransferConfig::default()
+            },
+            bwlimit_bps: None,
+            follow_named: false,
+            no_growing: false,
+            counts: false,
+            adds_lanes: true,
+            keeps_digests: false,
+        }
+    }
 }

@@ -363,8 +363,8 @@ impl Session {
     fn take(&mut self, now: Instant, input: Input) -> Result<(), Violation> {
         match input {
             Input::Control(bytes) => self.on_control(now, bytes),
-            // Only an ending transport resets data streams; what it had to say about why comes no
-            // more.
+            Input::ControlClosed if self.role.has_finished() => Ok(()),
+            // Only an ending transport resets data streams; why, it says no more.
             Input::ControlClosed | Input::DataReset => {
                 self.finish(Outcome::Lost(self.totals()));
                 Ok(())

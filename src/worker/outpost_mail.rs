@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use landro_sys::Bind;
 
-use crate::disk::SharedFile;
-use crate::ids::{FileId, Fingerprint, SessionId, WorkerId};
+use crate::disk::{SharedDir, SharedFile};
+use crate::ids::{DirId, FileId, Fingerprint, SessionId, WorkerId};
 use crate::proto::lanes::{ToHome, ToOutpost};
 use crate::worker::stats::TransportStats;
 
@@ -28,6 +28,7 @@ pub(crate) enum OutpostWord {
     ToOutpost {
         mail: ToOutpost,
         file: Option<(FileId, SharedFile)>,
+        dirs: Vec<(DirId, SharedDir)>,
         /// With an order to dial: where to.
         dials: Option<PeerAt>,
     },

@@ -2,7 +2,7 @@
 //! workers, and at any time.
 
 use super::ledger::OwnStreams;
-use crate::ids::{FileId, Fingerprint};
+use crate::ids::{DirId, FileId, Fingerprint};
 use crate::proto::{MoverOrder, MoverReport};
 
 /// What the session's own worker says to its part on another one.
@@ -55,6 +55,18 @@ pub struct LaneEnd {
 }
 
 impl ToOutpost {
+    /// The directories that go along, each once.
+    pub fn dirs(&self) -> Vec<DirId> {
+        match self {
+            ToOutpost::Movers(order) => order.dirs(),
+            ToOutpost::Admit { .. }
+            | ToOutpost::Refuse
+            | ToOutpost::Dial { .. }
+            | ToOutpost::LaneOver { .. }
+            | ToOutpost::Over => Vec::new(),
+        }
+    }
+
     /// The file whose descriptor goes along.
     pub fn file(&self) -> Option<FileId> {
         match self {
@@ -69,6 +81,17 @@ impl ToOutpost {
 }
 
 impl ToHome {
+    /// The directories that are let go of before this is told.
+    pub fn lets_go_dirs(&self) -> &[DirId] {
+        match self {
+            ToHome::Movers(report) => report.lets_go_dirs(),
+            ToHome::Joins { .. }
+            | ToHome::DialFailed
+            | ToHome::LaneGone { .. }
+            | ToHome::Broken(_) => &[],
+        }
+    }
+
     /// The file that is let go of before this is told.
     pub fn lets_go(&self) -> Option<FileId> {
         match self {

@@ -39,7 +39,7 @@ struct AwayLane {
     since: Instant,
     /// Sender: it may carry data.
     is_usable: bool,
-    /// Sender: it has something to carry.
+    /// Sender: it was offered more than it took.
     waits: bool,
     /// Sender: what the receiver took of it, until it is known what was sent.
     account: Option<LaneAccount>,
@@ -208,12 +208,12 @@ impl Lanes {
             MoverReport::Send(AwaySendReport::Moved {
                 mover,
                 taken_bytes,
-                is_idle,
+                waits,
                 ..
             }) => {
                 self.choice.took(DataWay::Added, *taken_bytes);
                 if let Some(lane) = self.away.lane_of(*mover) {
-                    lane.waits = !is_idle;
+                    lane.waits = *waits;
                 }
             }
             MoverReport::Send(_) | MoverReport::Receive(_) | MoverReport::Gone => {}

@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use super::orders::{SendReport, WholeOrder};
 use super::tail::{LaneLoad, LaneRate};
-use crate::ids::{MoverId, WorkerId};
+use crate::ids::{EntryId, MoverId, WorkerId};
+use crate::proto::entries::EntryMap;
 
 #[derive(Debug, Default)]
 pub struct AwayMovers {
@@ -28,6 +30,10 @@ struct AwayMover {
     wants: u32,
     /// The file of each order that it was given and has not said to be over.
     orders: Vec<usize>,
+    /// Small files, with where the plan holds their directories.
+    wholes: EntryMap<usize>,
+    /// The next order is of small files, if there are any.
+    is_wholes_turn: bool,
     /// Of these what its lane has not taken, about.
     held_bytes: u64,
     rate: LaneRate,
@@ -39,6 +45,10 @@ struct AwayMover {
 impl AwayMover {
     fn takes_orders(&self) -> bool {
         !self.retires && !self.has_ended
+    }
+
+    fn has_orders(&self) -> bool {
+        !self.orders.is_empty() || !self.wholes.is_empty()
     }
 }
 
@@ -67,6 +77,8 @@ impl AwayMovers {
             worker,
             wants: 0,
             orders: Vec::new(),
+            wholes: EntryMap::default(),
+            is_wholes_turn: true,
             held_bytes: 0,
             rate: LaneRate::default(),
             retires: false,
@@ -91,7 +103,7 @@ impl AwayMovers {
 
     fn settle(&mut self) {
         self.all
-            .retain(|mover| !mover.has_ended || !mover.orders.is_empty());
+            .retain(|mover| !mover.has_ended || mover.has_orders());
     }
 
     /// A mover has room for so many orders more.
@@ -120,12 +132,35 @@ impl AwayMovers {
         file: usize,
         bytes: u64,
     ) -> (MoverId, WorkerId) {
+        self.all[at].orders.push(file);
+        self.book(now, at, bytes)
+    }
+
+    /// These small files are for this one.
+    pub fn give_wholes(
+        &mut self,
+        now: Instant,
+        at: usize,
+        orders: &[WholeOrder],
+    ) -> (MoverId, WorkerId) {
+        let wholes = orders.iter().map(|order| (order.entry, order.held));
+        self.all[at].wholes.extend(wholes);
+        let sizes = orders.iter().map(|order| order.version.size_bytes);
+        self.book(now, at, sizes.sum())
+    }
+
+    fn book(&mut self, now: Instant, at: usize, bytes: u64) -> (MoverId, WorkerId) {
         let mover = &mut self.all[at];
         mover.wants -= 1;
-        mover.orders.push(file);
         mover.held_bytes += bytes;
         mover.rate.begin(now);
         (mover.id, mover.worker)
+    }
+
+    /// Whether small files have their turn; the next time chunks have.
+    pub fn take_turn(&mut self, at: usize) -> bool {
+        let turn = &mut self.all[at].is_wholes_turn;
+        std::mem::replace(turn, !*turn)
     }
 
     /// An order of a file is over.
@@ -138,10 +173,18 @@ impl AwayMovers {
         self.settle();
     }
 
+    /// The order of a small file is over.
+    pub fn whole_over(&mut self, id: MoverId, entry: EntryId) {
+        if let Some(mover) = self.find(id) {
+            mover.wholes.remove(&entry);
+        }
+        self.settle();
+    }
+
     /// A lane took so many bytes; `is_idle`: of all that its mover was given.
     pub fn took(&mut self, now: Instant, id: MoverId, bytes: u64, is_idle: bool) {
         if let Some(mover) = self.find(id) {
-            let is_idle = is_idle && mover.orders.is_empty();
+            let is_idle = is_idle && !mover.has_orders();
             mover.held_bytes = match is_idle {
                 true => 0,
                 false => mover.held_bytes.saturating_sub(bytes),
@@ -155,7 +198,7 @@ impl AwayMovers {
         self.sent_bytes.insert(worker, bytes);
     }
 
-    /// So much of a chunk was emitted.
+    /// So much of a chunk or a small file was emitted.
     pub fn emitted(&mut self, bytes: u64) {
         self.emitted_bytes += bytes;
     }
@@ -186,14 +229,26 @@ impl AwayMovers {
         others.map(|at| self.load(now, at)).collect()
     }
 
-    /// A worker is gone with all that it had. Gives the file of each order.
-    pub fn gone(&mut self, worker: WorkerId) -> Vec<usize> {
+    /// A worker is gone with all that it had. Gives the end of each order.
+    pub fn gone(&mut self, worker: WorkerId) -> Vec<SendReport> {
         let (gone, rest) = std::mem::take(&mut self.all)
             .into_iter()
             .partition(|mover: &AwayMover| mover.worker == worker);
         self.all = rest;
         let gone: Vec<AwayMover> = gone;
-        gone.into_iter().flat_map(|mover| mover.orders).collect()
+        let ends = gone.into_iter().flat_map(|mover| {
+            let files = mover.orders.into_iter();
+            let wholes = mover.wholes.into_iter();
+            let wholes = wholes.map(|(entry, held)| SendReport::Unread { entry, held });
+            files.map(|file| SendReport::Over { file }).chain(wholes)
+        });
+        ends.collect()
+    }
+
+    /// Small files that they have.
+    #[cfg(test)]
+    pub fn wholes(&self) -> usize {
+        self.all.iter().map(|mover| mover.wholes.len()).sum()
     }
 
     /// The file of each order that one of them has.

@@ -231,8 +231,7 @@ impl SendMover {
                 self.cancel(ports, file);
                 self.cancel_unsized(file);
             }
-            SendCommand::Forget { entry } if self.reads_whole(entry) => self.pack.forget(entry),
-            SendCommand::Forget { .. } => {}
+            SendCommand::Forget { entry } => self.forget_whole(entry),
             SendCommand::ReadInPlace(is_in_place) => self.set_in_place(is_in_place),
         }
     }
@@ -280,6 +279,7 @@ impl SendMover {
         if let MoverCourse::Pulls(_) = self.course {
             self.course = MoverCourse::Retiring;
             self.give_back_chunks();
+            self.give_back_wholes();
         }
     }
 
@@ -288,6 +288,7 @@ impl SendMover {
         self.course = MoverCourse::Lost;
         self.lose_pack(|_| true);
         self.lose_chunks();
+        self.give_back_wholes();
     }
 
     fn is_lost(&self) -> bool {
@@ -326,6 +327,11 @@ impl SendMover {
             true => 0,
             false => self.ahead.untaken_bytes,
         }
+    }
+
+    /// Its lane was offered more than it took, at its last chance.
+    pub fn waits(&self) -> bool {
+        self.untaken_bytes() > self.pack.held_bytes()
     }
 
     /// Bytes of holes that were passed.
@@ -377,7 +383,7 @@ impl SendMover {
     /// What it has to do yet, and how fast its lane is.
     pub fn load(&self, now: Instant) -> LaneLoad {
         LaneLoad {
-            held_bytes: self.ahead.ahead_bytes() + self.jobs.to_read(),
+            held_bytes: self.ahead.ahead_bytes() + self.jobs.to_read() + self.pack.to_read(),
             bytes_per_second: self.rate.bytes_per_second(now),
         }
     }
@@ -465,7 +471,7 @@ impl SendMover {
     pub fn orders(&self) -> Orders {
         let is_whole = |op: &&SendMoverOp| matches!(op, SendMoverOp::Whole(_));
         Orders {
-            wholes: self.ops.iter().filter(is_whole).count(),
+            wholes: self.ops.iter().filter(is_whole).count() + self.pack.ahead(),
             chunks: self
                 .jobs
                 .files()
@@ -504,7 +510,7 @@ impl SendMover {
             .sum();
         let known = asked + self.jobs.read_bytes();
         assert_eq!(self.ahead.reading_bytes, known, "bytes being read");
-        self.pack.check(self.orders().wholes);
+        self.pack.check(self.orders().wholes - self.pack.ahead());
         let pieces = self.ops.iter().filter_map(|op| match op {
             SendMoverOp::Piece { job, .. }
             | SendMoverOp::Pipe { job, .. }

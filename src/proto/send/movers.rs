@@ -74,6 +74,11 @@ impl Movers {
         self.all.iter().any(|mover| mover.id == id)
     }
 
+    /// Whether there is such a mover, and it takes orders.
+    pub fn pulls(&self, id: MoverId) -> bool {
+        self.all.iter().any(|mover| mover.id == id && mover.pulls())
+    }
+
     pub fn find(&mut self, id: MoverId) -> Option<&mut SendMover> {
         self.all.iter_mut().find(|mover| mover.id == id)
     }
@@ -279,38 +284,15 @@ mod tests {
 
     use super::*;
     use crate::ids::{ChunkIndex, EntryId, FileId, StreamKey};
+    use crate::proto::Output;
     use crate::proto::parallel::ParallelTransferConfig;
     use crate::proto::send::mover::Issued;
     use crate::proto::send::orders::ChunkOrder;
+    use crate::proto::send::tests::config;
     use crate::proto::sim::start;
-    use crate::proto::{Carriage, Output};
 
     const MIB: u64 = 1 << 20;
     const FILE_BYTES: u64 = 64 * MIB;
-
-    fn config() -> SenderConfig {
-        SenderConfig {
-            client: true,
-            sources: Vec::new(),
-            near: None,
-            window: 64,
-            read_ahead_bytes: MIB / 2,
-            read_ahead_in_place_bytes: MIB / 2,
-            read_ahead_all_bytes: MIB,
-            carriage: Carriage::Bytes,
-            lookups: 64,
-            parallel: ParallelTransferConfig {
-                adaptive_parallelism: false,
-                ..ParallelTransferConfig::default()
-            },
-            bwlimit_bps: None,
-            follow_named: false,
-            no_growing: false,
-            counts: false,
-            adds_lanes: true,
-            keeps_digests: false,
-        }
-    }
 
     /// So many added lanes, which take all orders.
     fn movers(lanes: u32) -> Movers {

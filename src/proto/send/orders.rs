@@ -89,6 +89,17 @@ pub struct WholeOrder {
     pub version: Version,
 }
 
+impl WholeOrder {
+    /// It is to be ordered again.
+    pub fn unread(self) -> WholeEnd {
+        WholeEnd {
+            entry: self.entry,
+            held: self.held,
+            result: None,
+        }
+    }
+}
+
 /// Read this chunk and emit its record. Ends with [`SendReport::Over`].
 #[derive(Debug)]
 pub struct ChunkOrder {
@@ -142,7 +153,7 @@ pub struct RecordAt {
 }
 
 /// A small file whose record is emitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EmittedWhole {
     /// Fewer than were announced where a file system does not keep sizes.
     pub bytes: u64,
@@ -212,11 +223,62 @@ pub enum SendReport {
     Over { file: usize },
 }
 
+/// What became of a small file's order: [`SendReport::Whole`], or without a result
+/// [`SendReport::Unread`].
+#[derive(Debug)]
+pub struct WholeEnd {
+    pub entry: EntryId,
+    pub held: usize,
+    pub result: Option<Result<EmittedWhole, EntryError>>,
+}
+
+impl WholeEnd {
+    pub fn into_report(self) -> SendReport {
+        let (entry, held) = (self.entry, self.held);
+        match self.result {
+            Some(result) => SendReport::Whole {
+                entry,
+                held,
+                result,
+            },
+            None => SendReport::Unread { entry, held },
+        }
+    }
+}
+
+impl SendReport {
+    /// The end of a small file's order, if that is what it tells of.
+    ///
+    /// # Errors
+    /// The report itself, if it tells of something else.
+    pub fn into_whole_end(self) -> Result<WholeEnd, SendReport> {
+        let (entry, held, result) = match self {
+            SendReport::Whole {
+                entry,
+                held,
+                result,
+            } => (entry, held, Some(result)),
+            SendReport::Unread { entry, held } => (entry, held, None),
+            other => return Err(other),
+        };
+        Ok(WholeEnd {
+            entry,
+            held,
+            result,
+        })
+    }
+}
+
 /// What the plan's worker tells movers on another one.
 #[derive(Debug)]
 pub enum AwaySendOrder {
     /// For the mover that asked. The file's descriptor goes along.
     Chunk { mover: MoverId, order: ChunkOrder },
+    /// For the mover that asked. Their directories go along.
+    Wholes {
+        mover: MoverId,
+        orders: Vec<WholeOrder>,
+    },
     /// For whoever has such an order.
     Command(SendCommand),
 }
@@ -234,12 +296,21 @@ pub enum AwaySendReport {
         report: SendReport,
         lets_go: Option<FileId>,
     },
-    /// A lane took so many bytes more; `is_idle`: that is all that its mover was given. The
-    /// transports of that worker took `sent_bytes` of files, all in all.
+    /// Small files are read, or are not. `lets_go`: the worker has no order in these directories
+    /// any more.
+    Wholes {
+        mover: MoverId,
+        ends: Vec<WholeEnd>,
+        lets_go: Vec<DirId>,
+    },
+    /// A lane took so many bytes more; `is_idle`: that is all that its mover was given; `waits`: it
+    /// was offered more than it took. The transports of that worker took `sent_bytes` of files, all
+    /// in all.
     Moved {
         mover: MoverId,
         taken_bytes: u64,
         is_idle: bool,
+        waits: bool,
         sent_bytes: u64,
     },
     /// A mover is over, with all its orders.

@@ -27,7 +27,7 @@ use crate::proto::path::join;
 use crate::proto::place::NearPlace;
 use crate::proto::ports::{Announced, OddSizes, OpOwner, Ops, Ports};
 use crate::proto::wire::Message;
-use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, EntryError, Kind, Totals};
+use crate::proto::{Carriage, DiskDone, DiskError, DiskOp, EntryError, EntryResult, Kind, Totals};
 use again::SentRecords;
 use copies::SentCopies;
 use count::SourceCount;
@@ -39,6 +39,16 @@ use walk::Walk;
 /// See [`SendPlan::held_bytes`].
 const ENTRY_BYTES: u64 = 350;
 const DIR_BYTES: u64 = 1000;
+
+/// Small files of an order for another worker, at most: enough that mail for them costs little,
+/// and few enough that a lane which is lost before it read them gives back few.
+const WHOLES_PER_ORDER: usize = 32;
+
+/// An order ends with the file with which it has so many bytes, a turn of theirs, ...
+const WHOLES_BYTES: u64 = 256 << 10;
+
+/// ... or so many directories: each may be a descriptor.
+const WHOLES_DIRS: usize = 4;
 
 pub struct SendPlan {
     client: bool,
@@ -160,8 +170,11 @@ enum SentState {
         dir: Option<usize>,
         resume: Option<Box<Resume>>,
     },
-    /// A mover reads the small file. Next: Emitted, Aborted.
-    Ordered,
+    /// A mover reads the small file. `is_away`: on another worker. Next: Emitted, Aborted, Told.
+    Ordered { is_away: bool },
+    /// The receiver says that it has the small file, and it is still to be told that it left. Next:
+    /// resolved.
+    Told,
     /// Open as this file. Next: Emitted, Aborted.
     Large { file: usize },
     /// Being copied within this host. Next: Emitted, Aborted.
@@ -218,6 +231,18 @@ impl SendPlan {
     /// Whether everything was announced and resolved.
     pub fn is_resolved(&self) -> bool {
         self.manifest.ended && self.entries.is_empty()
+    }
+
+    /// Whether the receiver said that all are done of which that is not known here yet.
+    pub fn is_told(&self) -> bool {
+        let is_told = |entry: &SentEntry| matches!(entry.state, SentState::Told);
+        self.manifest.ended && self.entries.values().all(is_told)
+    }
+
+    /// Whether it said so of this one.
+    pub fn is_entry_told(&self, id: EntryId) -> bool {
+        let entry = self.entries.get(&id);
+        entry.is_some_and(|entry| matches!(entry.state, SentState::Told))
     }
 
     pub fn announced(&self) -> Announced {
@@ -301,7 +326,7 @@ impl SendPlan {
             } => {
                 self.keep_dir(ports, entry, held);
                 match result {
-                    Ok(emitted) => self.whole_emitted(entry, emitted),
+                    Ok(emitted) => self.whole_emitted(ports, entry, emitted),
                     Err(error) => self.abort(ports, entry, error),
                 }
             }
@@ -342,10 +367,11 @@ impl SendPlan {
         }
     }
 
-    fn whole_emitted(&mut self, id: EntryId, emitted: EmittedWhole) {
+    fn whole_emitted(&mut self, ports: &mut Ports, id: EntryId, emitted: EmittedWhole) {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
+        let is_told = matches!(entry.state, SentState::Told);
         entry.state = SentState::Emitted;
         entry.sent.whole_bytes = Some(emitted.bytes);
         if let Some(odd) = emitted.odd_size.filter(|_| !entry.sent.is_again) {
@@ -353,6 +379,9 @@ impl SendPlan {
         }
         if let Some(at) = emitted.at {
             self.note_sent(id, ChunkIndex(0), at);
+        }
+        if is_told {
+            self.resolve(ports, id, EntryResult::Done { resumed_bytes: 0 });
         }
     }
 
@@ -377,8 +406,23 @@ impl SendPlan {
         (self.manifest.ended).then_some((large_bytes.saturating_add(small_bytes), order_bytes))
     }
 
-    /// The next small file to be moved.
-    pub fn next_whole(&mut self) -> Option<WholeOrder> {
+    /// The next small files for a mover on another worker.
+    pub fn next_wholes(&mut self) -> Vec<WholeOrder> {
+        let (mut orders, mut dirs, mut bytes) = (Vec::new(), 0, 0);
+        while orders.len() < WHOLES_PER_ORDER && dirs < WHOLES_DIRS && bytes < WHOLES_BYTES {
+            let Some(order) = self.next_whole(true) else {
+                break;
+            };
+            let is_in = |other: &WholeOrder| other.dir == order.dir;
+            dirs += usize::from(!orders.iter().rev().any(is_in));
+            bytes += order.version.size_bytes;
+            orders.push(order);
+        }
+        orders
+    }
+
+    /// The next small file to be moved. `is_away`: by a mover on another worker.
+    pub fn next_whole(&mut self, is_away: bool) -> Option<WholeOrder> {
         while let Some(id) = self.wholes.pop_front() {
             // Gone: the receiver gave up on it in the meantime.
             let Some(entry) = self.entries.get_mut(&id) else {
@@ -390,7 +434,7 @@ impl SendPlan {
             let (Some(held), Some(name)) = (dir.take(), entry.name.clone()) else {
                 continue;
             };
-            entry.state = SentState::Ordered;
+            entry.state = SentState::Ordered { is_away };
             return Some(WholeOrder {
                 entry: id,
                 held,

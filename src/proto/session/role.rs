@@ -48,10 +48,8 @@ impl Role {
     ) -> Result<Option<Totals>, Violation> {
         match (self, message) {
             (Role::Send(sender), Message::Finished {}) => {
-                if !sender.is_complete() {
-                    return violation("finished before everything was resolved");
-                }
-                Ok(Some(sender.complete(now, ports)))
+                let is_complete = sender.on_finished()?;
+                Ok(is_complete.then(|| sender.complete(now, ports)))
             }
             (Role::Send(sender), message) => sender.on_message(ports, message).map(|()| None),
             (Role::Receive(receiver), message) => {
@@ -151,7 +149,7 @@ impl Role {
             }
             (Role::Receive(receiver), MoverReport::Gone) => receiver.on_outpost_gone(ports, from),
             (Role::Send(sender), MoverReport::Send(report)) => {
-                return Ok(sender.on_outpost(now, ports, (from, report)));
+                return sender.on_outpost(now, ports, (from, report));
             }
             (Role::Send(sender), MoverReport::Gone) => sender.on_outpost_gone(ports, from),
             _ => {}
@@ -176,6 +174,11 @@ impl Role {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether the peer has said its last word: what is waited for is told by other workers.
+    pub(super) fn has_finished(&self) -> bool {
+        matches!(self, Role::Send(sender) if sender.has_finished())
     }
 
     /// This is no more than a part of a session, on another worker.
@@ -239,7 +242,8 @@ impl Role {
         match self {
             Role::Send(sender) => {
                 sender.pump(now, ports);
-                None
+                let is_complete = sender.is_complete();
+                is_complete.then(|| Ok(sender.complete(now, ports)))
             }
             Role::Receive(receiver) => {
                 receiver.pump(now, ports);

@@ -255,6 +255,16 @@ impl Handles {
         self.files[&file]
     }
 
+    /// What stands for the descriptor of an open directory.
+    pub fn directory(&self, dir: DirId) -> Ino {
+        self.dirs[&dir]
+    }
+
+    /// The same as [`Handles::start_on`], in a directory.
+    pub fn start_in(&mut self, op: OpId, cmd: DiskOp, directory: Ino) {
+        self.begin(op, cmd, Some(directory), None);
+    }
+
     /// Starts an operation on a descriptor that was given to another worker, which may outlive the
     /// session's own. What is written there is written before the session closes the file.
     pub fn start_on(&mut self, op: OpId, cmd: DiskOp, descriptor: usize) {

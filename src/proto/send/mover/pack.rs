@@ -1,5 +1,7 @@
 //! Small files: read whole, packed one behind the other onto one stream.
 
+use std::collections::VecDeque;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{Issued, SendMover, SendMoverOp};
@@ -8,7 +10,7 @@ use crate::proto::chunk::SMALL_MAX_BYTES;
 use crate::proto::errors::{source_changed, source_error};
 use crate::proto::integrity::digest_of;
 use crate::proto::ports::{OddSize, Ports};
-use crate::proto::send::orders::{Drift, EmittedWhole, RecordAt, SendReport, WholeOrder};
+use crate::proto::send::orders::{Drift, EmittedWhole, RecordAt, SendReport, WholeEnd, WholeOrder};
 use crate::proto::wire::{RecordHead, RecordStatus, encode_record_tail};
 use crate::proto::{DiskDone, DiskError, DiskOp, EntryError, Meta, PIECE_BYTES, Payload};
 
@@ -27,6 +29,8 @@ const STREAM_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, Default)]
 pub(super) struct Pack {
+    /// Orders whose read is not started. Where the plan is, they stay with it until then.
+    ahead: VecDeque<WholeOrder>,
     /// Orders whose read is under way.
     reading: usize,
     /// Of those, entries that were given up.
@@ -68,13 +72,20 @@ impl Pack {
         usize::from(self.stream.is_some())
     }
 
-    /// No small file is being read for it.
+    /// No small file is being read for it, or is to be.
     pub(super) fn is_idle(&self) -> bool {
-        self.reading == 0
+        self.reading == 0 && self.ahead.is_empty()
     }
 
-    pub(super) fn forget(&mut self, entry: EntryId) {
-        self.forgotten.push(entry);
+    /// Bytes that were not handed over.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Bytes of orders whose read is not started.
+    pub(super) fn to_read(&self) -> u64 {
+        let sizes = self.ahead.iter().map(|order| order.version.size_bytes);
+        sizes.sum()
     }
 
     /// An order's read is over; whether anybody still wants it.
@@ -84,6 +95,12 @@ impl Pack {
         at.map(|at| self.forgotten.swap_remove(at)).is_none()
     }
 
+    #[cfg(test)]
+    pub(super) fn ahead(&self) -> usize {
+        self.ahead.len()
+    }
+
+    /// `wholes`: reads under way.
     #[cfg(test)]
     pub(super) fn check(&self, wholes: usize) {
         assert_eq!(self.reading, wholes, "small files being read");
@@ -95,6 +112,50 @@ impl SendMover {
     /// Small files that are being read.
     pub fn wholes(&self) -> usize {
         self.pack.reading
+    }
+
+    /// It has no small file, read or not.
+    pub fn has_no_wholes(&self) -> bool {
+        self.pack.is_idle()
+    }
+
+    /// Small files taken whose reads are not started.
+    pub fn wholes_ahead(&self) -> usize {
+        self.pack.ahead.len()
+    }
+
+    pub fn take_wholes(&mut self, orders: Vec<WholeOrder>) {
+        self.pack.ahead.extend(orders);
+    }
+
+    /// Starts the read of the next small file that was taken.
+    pub fn read_next_whole(&mut self, ports: &mut Ports) -> Issued {
+        match self.pack.ahead.pop_front() {
+            Some(order) => self.read_whole(ports, order),
+            None => Issued::Nothing,
+        }
+    }
+
+    /// What was taken and is not being read goes back to the plan.
+    pub(super) fn give_back_wholes(&mut self) {
+        let unread = self.pack.ahead.drain(..).map(WholeOrder::unread);
+        self.reports.extend(unread.map(WholeEnd::into_report));
+    }
+
+    /// Nobody wants the small file any more.
+    pub(super) fn forget_whole(&mut self, entry: EntryId) {
+        let mut ahead = self.pack.ahead.iter();
+        if let Some(at) = ahead.position(|order| order.entry == entry)
+            && let Some(order) = self.pack.ahead.remove(at)
+        {
+            self.reports.push_back(SendReport::Whole {
+                entry,
+                held: order.held,
+                result: Ok(EmittedWhole::default()),
+            });
+        } else if self.reads_whole(entry) {
+            self.pack.forgotten.push(entry);
+        }
     }
 
     pub fn read_whole(&mut self, ports: &mut Ports, order: WholeOrder) -> Issued {
@@ -120,9 +181,7 @@ impl SendMover {
         self.ahead.reading_bytes -= size_bytes;
         let is_wanted = self.pack.end(order.entry);
         if self.is_lost() {
-            let WholeOrder { entry, held, .. } = order;
-            self.reports.push_back(SendReport::Unread { entry, held });
-            return;
+            return self.reports.push_back(order.unread().into_report());
         }
         let result = match result {
             Ok(DiskDone::Small { data, after }) => self.judge_whole(&order, data, &after),
@@ -237,7 +296,7 @@ impl SendMover {
     }
 
     /// Whether this small file is being read here.
-    pub(super) fn reads_whole(&self, entry: EntryId) -> bool {
+    fn reads_whole(&self, entry: EntryId) -> bool {
         let is_it = |op: &SendMoverOp| matches!(op, SendMoverOp::Whole(it) if it.entry == entry);
         self.ops.any(is_it)
     }

@@ -88,7 +88,7 @@ impl SendPlan {
     /// A small file was not read before its mover's lane was lost.
     pub(super) fn want_unread(&mut self, ports: &mut Ports, id: EntryId, held: usize) {
         match self.entries.get_mut(&id) {
-            Some(entry) if matches!(entry.state, SentState::Ordered) => {
+            Some(entry) if matches!(entry.state, SentState::Ordered { .. }) => {
                 let dir = Some(held);
                 entry.state = SentState::Wanted { dir, resume: None };
                 self.wholes.push_front(id);
@@ -162,7 +162,8 @@ impl SendPlan {
             SentState::Wanted { .. } => entry.sent.again.extend_from_slice(chunks),
             SentState::Large { file } => self.files.send_again(file, chunks),
             SentState::Offered { .. }
-            | SentState::Ordered
+            | SentState::Ordered { .. }
+            | SentState::Told
             | SentState::Copied
             | SentState::Aborted
             | SentState::Open => {}

@@ -19,6 +19,9 @@ impl SendPlan {
         let Some(entry) = self.entries.get_mut(&id) else {
             return violation(format!("verdict on entry {}, which is not open", id.0));
         };
+        if let SentState::Told = entry.state {
+            return violation(format!("another verdict on entry {}", id.0));
+        }
         match verdict.kind {
             VerdictKind::Send {} => self.on_send(ports, id),
             VerdictKind::Have { first, values } => self.on_have(id, first, &values),
@@ -29,6 +32,13 @@ impl SendPlan {
                 }
                 _ => violation(format!("entry {} skipped in the wrong state", id.0)),
             },
+            // Of what another worker sent it may be known before that worker's mail came.
+            VerdictKind::Done { resumed_bytes: 0 }
+                if matches!(entry.state, SentState::Ordered { is_away: true }) =>
+            {
+                entry.state = SentState::Told;
+                Ok(())
+            }
             VerdictKind::Done { resumed_bytes } => {
                 let possible = match entry.kind {
                     Kind::Symlink => {
@@ -132,13 +142,14 @@ impl SendPlan {
                 self.cancel_file(ports, file);
             }
             Some(SentState::Copied) => self.cancel_copied(id),
-            Some(SentState::Ordered) => {
+            Some(SentState::Ordered { .. }) => {
                 self.commands.push_back(SendCommand::Forget { entry: id });
             }
             Some(
                 SentState::Offered { .. }
                 | SentState::Wanted { .. }
                 | SentState::Emitted
+                | SentState::Told
                 | SentState::Aborted,
             )
             | None => {}
@@ -147,7 +158,7 @@ impl SendPlan {
     }
 
     /// The end of an entry: counted, told, forgotten.
-    fn resolve(&mut self, ports: &mut Ports, id: EntryId, result: EntryResult) {
+    pub(super) fn resolve(&mut self, ports: &mut Ports, id: EntryId, result: EntryResult) {
         let Some(entry) = self.entries.remove(&id) else {
             return;
         };

@@ -4,19 +4,20 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{Node, World};
-use crate::ids::{FileId, OpId, WorkerId};
+use crate::ids::{DirId, FileId, OpId, WorkerId};
 use crate::proto::DiskOp;
 use crate::proto::lanes::{Lanes, LanesInput};
 use crate::proto::lanes::{ToHome, ToOutpost};
 use crate::proto::session::Session;
+use crate::proto::sim::disk::Ino;
 
 /// Beside that of the session.
 const WORKERS: usize = 2;
 
 #[derive(Debug)]
 enum Word {
-    /// With the descriptor that goes along.
-    ToOutpost(ToOutpost, Option<(FileId, usize)>),
+    /// With the descriptors that go along.
+    ToOutpost(ToOutpost, Option<(FileId, usize)>, Vec<(DirId, Ino)>),
     ToHome(ToHome),
 }
 
@@ -90,7 +91,9 @@ impl World {
         };
         let handles = &self.nodes[home].handles;
         let descriptor = mail.file().map(|file| (file, handles.descriptor(file)));
-        self.mail.put(way, Word::ToOutpost(mail, descriptor));
+        let dirs = mail.dirs().into_iter();
+        let dirs = dirs.map(|dir| (dir, handles.directory(dir))).collect();
+        self.mail.put(way, Word::ToOutpost(mail, descriptor, dirs));
     }
 
     pub(super) fn mail_home(&mut self, node: usize, mail: ToHome) {
@@ -98,6 +101,10 @@ impl World {
         if let Some(file) = mail.lets_go() {
             let descriptor = self.nodes[node].descriptors.remove(&file);
             assert!(descriptor.is_some(), "{file:?} is let go of twice");
+        }
+        for dir in mail.lets_go_dirs() {
+            let directory = self.nodes[node].directories.remove(dir);
+            assert!(directory.is_some(), "{dir:?} is let go of twice");
         }
         let is_to_home = true;
         let way = Way {
@@ -116,13 +123,14 @@ impl World {
         };
         let Way { home, worker, .. } = way;
         match word {
-            Word::ToOutpost(mail, descriptor) => {
+            Word::ToOutpost(mail, descriptor, dirs) => {
                 let mut node = self.outpost_at(home, worker);
                 if let ToOutpost::Dial { .. } = mail {
                     node = node.or_else(|| Some(self.begin_outpost(home, worker)));
                 }
                 if let Some(node) = node {
                     self.nodes[node].descriptors.extend(descriptor);
+                    self.nodes[node].directories.extend(dirs);
                     self.input(node, LanesInput::FromHome(mail));
                 }
             }
@@ -145,11 +153,18 @@ impl World {
                     | DiskOp::MakeHole { file, .. } => Some(file),
                     _ => None,
                 };
+                let dir = match cmd {
+                    DiskOp::ReadSmall { dir, .. } => Some(dir),
+                    _ => None,
+                };
+                self.nodes[node].wholes += usize::from(dir.is_some());
                 let descriptor = file.map(|file| self.nodes[node].descriptors[&file]);
+                let directory = dir.map(|dir| self.nodes[node].directories[&dir]);
                 let handles = &mut self.nodes[home].handles;
-                match descriptor {
-                    Some(descriptor) => handles.start_on(op, cmd, descriptor),
-                    None => handles.start(op, cmd),
+                match (descriptor, directory) {
+                    (Some(descriptor), _) => handles.start_on(op, cmd, descriptor),
+                    (None, Some(directory)) => handles.start_in(op, cmd, directory),
+                    (None, None) => handles.start(op, cmd),
                 }
                 let of_others = &mut self.nodes[home].operations_of_others;
                 assert!(of_others.insert(op, node).is_none(), "two of one number");

@@ -12,10 +12,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::Rng;
-use super::disk::Disk;
+use super::disk::{Disk, Ino};
 use super::ops::Handles;
 use super::scenario::Parts;
-use crate::ids::{FileId, Fingerprint, OpId, SessionId, WorkerId};
+use crate::ids::{DirId, FileId, Fingerprint, OpId, SessionId, WorkerId};
 use crate::proto::clear::{ClearLanes, ClearSecret};
 use crate::proto::lanes::{
     DialKind, GOODPUT_WINDOW, KEPT_BYTES, LaneClosed, LaneKey, LaneStream, Lanes, LanesConfig,
@@ -58,6 +58,9 @@ struct Node {
     operations_of_others: HashMap<OpId, usize>,
     /// Descriptors of the session's files, of what of it is on another worker.
     descriptors: HashMap<FileId, usize>,
+    directories: HashMap<DirId, Ino>,
+    /// Small files that were read there.
+    wholes: usize,
 }
 
 /// What a server says whose client was cut off before it said anything.
@@ -625,6 +628,8 @@ impl Node {
             opens: None,
             operations_of_others: HashMap::new(),
             descriptors: HashMap::new(),
+            directories: HashMap::new(),
+            wholes: 0,
         }
     }
 

@@ -165,7 +165,7 @@ fn added_lanes_lose_nothing() {
 #[test]
 fn lanes_on_several_workers_lose_nothing() {
     let (away, cut, runs) = (Cell::new(0), Cell::new(0), Cell::new(0));
-    let several = Cell::new(0);
+    let (several, small) = (Cell::new(0), Cell::new(0));
     for_seeds("lanes_on_several_workers_lose_nothing", 1500, |seed| {
         let mut rng = Rng::new(seed ^ 0x0a4a);
         let troubles = Troubles {
@@ -201,9 +201,11 @@ fn lanes_on_several_workers_lose_nothing() {
         cut.set(cut.get() + cuts.count());
         away.set(away.get() + carried.len());
         several.set(several.get() + usize::from(owners.len() > 1));
+        small.set(small.get() + world.nodes.iter().map(|node| node.wholes).sum::<usize>());
         runs.set(runs.get() + 1);
     });
     let few = runs.get() < 100;
+    assert!(few || small.get() > runs.get() / 4, "{small:?}");
     assert!(few || away.get() > runs.get() / 4, "{away:?}");
     assert!(few || cut.get() > runs.get() / 50, "{cut:?}");
     assert!(few || several.get() > runs.get() / 40, "{several:?}");

@@ -25,12 +25,19 @@ impl Worker {
         };
         let share = |file| Some((file, running.space.share(file).ok()?));
         let file = mail.file().and_then(share);
+        let share = |dir| Some((dir, running.space.share_dir(dir).ok()?));
+        let dirs = mail.dirs().into_iter().filter_map(share).collect();
         let dials = matches!(mail, ToOutpost::Dial { .. }).then(|| self.peer_at(session));
         let dials = dials.flatten();
         if let (ToOutpost::Over, Some(client)) = (&mail, &mut self.client) {
             client.await_carried(self.io.now);
         }
-        let word = OutpostWord::ToOutpost { mail, file, dials };
+        let word = OutpostWord::ToOutpost {
+            mail,
+            file,
+            dirs,
+            dials,
+        };
         self.send_word(running.id, to, word);
     }
 
@@ -44,6 +51,8 @@ impl Worker {
         if let Some(file) = mail.lets_go() {
             running.space.forget_file(file);
         }
+        let dirs = mail.lets_go_dirs().iter();
+        dirs.for_each(|dir| running.space.forget_dir(*dir));
         self.send_word(id, home, OutpostWord::ToHome(mail));
     }
 
@@ -94,12 +103,21 @@ impl Worker {
             self.send_word(id, from, OutpostWord::Carried(carried));
         }
         match (word, found) {
-            (OutpostWord::ToOutpost { mail, file, dials }, Some(session)) if home == Some(from) => {
-                if let (Some((file, shared)), Some(running)) = (file, self.sessions.get(session)) {
-                    running.space.adopt(file, shared);
-                }
-                if let (Some(_), Some(running)) = (&dials, self.sessions.get_mut(session)) {
-                    running.dials = dials;
+            (
+                OutpostWord::ToOutpost {
+                    mail,
+                    file,
+                    dirs,
+                    dials,
+                },
+                Some(session),
+            ) if home == Some(from) => {
+                if let Some(running) = self.sessions.get_mut(session) {
+                    let space = &running.space;
+                    let (files, dirs) = (file.into_iter(), dirs.into_iter());
+                    files.for_each(|(file, shared)| space.adopt(file, shared));
+                    dirs.for_each(|(dir, shared)| space.adopt_dir(dir, shared));
+                    running.dials = dials.or(running.dials.take());
                 }
                 self.tell(session, LanesInput::FromHome(mail));
             }

@@ -39,7 +39,6 @@ pub struct MoverConfig {
     pub read_ahead_bytes: u64,
     pub read_ahead_in_place_bytes: u64,
     pub parallel: ParallelTransferConfig,
-    pub no_growing: bool,
 }
 
 pub struct SendMover {
@@ -63,7 +62,6 @@ pub struct SendMover {
     holes: VecDeque<HolesOrder>,
     pace: ZeroPace,
     unsized_files: UnsizedJobs,
-    no_growing: bool,
     reports: VecDeque<SendReport>,
 }
 
@@ -186,7 +184,6 @@ impl SendMover {
             holes: VecDeque::new(),
             pace: ZeroPace::default(),
             unsized_files: UnsizedJobs::default(),
-            no_growing: config.no_growing,
             reports: VecDeque::new(),
         }
     }
@@ -378,6 +375,11 @@ impl SendMover {
     /// What of its own counts as read ahead: once its lane is lost, what is being read.
     pub fn ahead_bytes(&self) -> u64 {
         self.ahead.reading_bytes + self.untaken_bytes()
+    }
+
+    /// Whether it has data to move yet.
+    pub fn holds(&self) -> bool {
+        self.ahead.ahead_bytes() + self.jobs.to_read() > 0
     }
 
     /// What it has to do yet, and how fast its lane is.

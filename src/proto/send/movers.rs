@@ -39,7 +39,6 @@ impl Movers {
             read_ahead_bytes: settings.read_ahead_bytes,
             read_ahead_in_place_bytes: settings.read_ahead_in_place_bytes,
             parallel: settings.parallel.clone(),
-            no_growing: settings.no_growing,
         };
         let all = vec![SendMover::new(now, MoverId::CONTROL, &config)];
         Movers {
@@ -77,6 +76,10 @@ impl Movers {
     /// Whether there is such a mover, and it takes orders.
     pub fn pulls(&self, id: MoverId) -> bool {
         self.all.iter().any(|mover| mover.id == id && mover.pulls())
+    }
+
+    pub fn get(&self, id: MoverId) -> Option<&SendMover> {
+        self.all.iter().find(|mover| mover.id == id)
     }
 
     pub fn find(&mut self, id: MoverId) -> Option<&mut SendMover> {

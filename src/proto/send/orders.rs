@@ -87,6 +87,8 @@ pub struct WholeOrder {
     pub dir: DirId,
     pub name: Name,
     pub version: Version,
+    /// One that became longer meanwhile fails.
+    pub no_growing: bool,
 }
 
 impl WholeOrder {

@@ -327,10 +327,8 @@ impl SendOutpost {
         for (id, known) in &mut self.known {
             let taken_bytes = std::mem::take(&mut known.taken_bytes);
             let mover = self.movers.find(*id);
-            let (is_idle, waits) = mover.map_or((true, false), |mover| {
-                let is_idle = mover.load(now).held_bytes == 0 && mover.has_no_wholes();
-                (is_idle, mover.waits())
-            });
+            let (is_idle, waits) =
+                mover.map_or((true, false), |mover| (is_idle(mover), mover.waits()));
             if taken_bytes > 0 || is_idle != known.is_idle {
                 known.is_idle = is_idle;
                 tell(
@@ -360,7 +358,12 @@ impl SendOutpost {
 
     /// When it is to be told how much moved.
     pub fn deadline(&self) -> Option<Instant> {
-        let has_moved = self.known.values().any(|known| known.taken_bytes > 0);
+        // One that came to nothing has moved nothing, and is idle.
+        let has_moved = |(id, known): (&MoverId, &MoverKnown)| {
+            let is_idle = self.movers.get(*id).is_some_and(is_idle);
+            known.taken_bytes > 0 || is_idle && !known.is_idle
+        };
+        let has_moved = self.known.iter().any(has_moved);
         (has_moved && self.stop == Stopping::No).then(|| self.told_at + TELL_EVERY)
     }
 
@@ -401,13 +404,18 @@ fn tell(ports: &mut Ports, report: AwaySendReport) {
     ports.mail_home(MoverReport::Send(report));
 }
 
+/// It has nothing to do.
+fn is_idle(mover: &SendMover) -> bool {
+    !mover.holds() && mover.has_no_wholes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ids::{EntryId, Name};
     use crate::proto::send::orders::{SendCommand, Version};
     use crate::proto::sim::start;
-    use crate::proto::{DiskOp, Mtime, Output};
+    use crate::proto::{DiskOp, Kind, Lasting, Meta, Mtime, Output};
 
     const MOVER: MoverId = MoverId::of_added(0);
 
@@ -422,6 +430,7 @@ mod tests {
                 mtime: Mtime::default(),
                 inode: None,
             },
+            no_growing: false,
         }
     }
 
@@ -506,5 +515,56 @@ mod tests {
         outpost.pump(start(), &mut ports);
         outpost.check();
         assert_eq!(told(&mut ports).0, [(2, false), (3, false)]);
+    }
+
+    /// What was asked for goes along: at home the same file fails.
+    #[test]
+    fn one_that_grew_fails_where_it_is_not_to() {
+        for no_growing in [false, true] {
+            let mut ports = Ports::default();
+            let config = super::super::tests::config();
+            let mut outpost = SendOutpost::new(start(), &config);
+            outpost.set_pulls(start(), &mut ports, MOVER, true);
+            let mover = MOVER;
+            let orders = vec![WholeOrder {
+                no_growing,
+                ..whole(1, 7)
+            }];
+            outpost.on_order(&mut ports, AwaySendOrder::Wholes { mover, orders });
+            outpost.pump(start(), &mut ports);
+            let read = std::iter::from_fn(|| ports.pop()).find_map(|output| match output {
+                Output::Disk { op, .. } => Some(op),
+                _ => None,
+            });
+            let after = Meta {
+                kind: Kind::File,
+                mode: 0o644,
+                mtime: Mtime {
+                    seconds: 9,
+                    nanoseconds: 0,
+                },
+                size_bytes: 150,
+                allocated_bytes: 4096,
+                inode: 0,
+                device: 0,
+                lasting: Lasting::Nothing,
+                links: 1,
+                is_sized: true,
+            };
+            let data = bytes::Bytes::from(vec![1; 150]);
+            let small = DiskDone::Small { data, after };
+            outpost.on_disk(&mut ports, read.unwrap(), Ok(small));
+            outpost.pump(start(), &mut ports);
+            outpost.flush(&mut ports);
+            let ends = std::iter::from_fn(|| ports.pop()).find_map(|output| match output {
+                Output::ToHome(report) => match *report {
+                    MoverReport::Send(AwaySendReport::Wholes { ends, .. }) => Some(ends),
+                    _ => None,
+                },
+                _ => None,
+            });
+            let failed = ends.is_some_and(|ends| matches!(ends[0].result, Some(Err(_))));
+            assert_eq!(failed, no_growing);
+        }
     }
 }

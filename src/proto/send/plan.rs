@@ -441,6 +441,7 @@ impl SendPlan {
                 dir: self.dirs.open[held].id,
                 name,
                 version: entry.version,
+                no_growing: self.no_growing,
             });
         }
         None

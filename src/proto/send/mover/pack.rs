@@ -218,7 +218,7 @@ impl SendMover {
             Drift::Still if data.len() > size_bytes => Drift::Grown,
             drift => drift,
         };
-        let has_grown = drift.judge(self.no_growing)?;
+        let has_grown = drift.judge(order.no_growing)?;
         // What it has now came after it was shorter. Of a file that did not grow it may be less
         // where a file system says what it does not know.
         if has_grown && data.len() < size_bytes {

@@ -1,6 +1,9 @@
 //! Two links over loopback whose records the kernel seals and opens, where it can: tests/kernels
 //! boots kernels that do. Where it cannot, links that try come to the same.
 
+use std::collections::VecDeque;
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +11,9 @@ use bytes::Bytes;
 use landro_sys::{Backend, Completion, DriverConfig, Pool, TcpListener, TcpStream};
 
 use super::*;
+use crate::ids::SessionId;
 use crate::quic::{CloseReason, Identity, Trust};
-use crate::tcp::{TcpLimits, TcpSetup, TcpWindows};
+use crate::tcp::{ClearPass, ClearPasses, TcpLimits, TcpSetup, TcpWindows};
 
 const LIMITS: TcpLimits = TcpLimits {
     handshake: Duration::from_secs(60),
@@ -55,6 +59,36 @@ impl Ends {
                 setup.use_kernel();
             }
         }
+        Ends::of(backend, &setups, TcpConn::connect)
+    }
+
+    /// Without TLS, by the pass of a lane.
+    fn in_the_clear(backend: Backend) -> Ends {
+        let identity = Identity::generate().unwrap();
+        let pass = ClearPass {
+            session: SessionId([1; 16]),
+            lane: 0,
+            secret: [2; 32],
+            peer: identity.fingerprint(),
+        };
+        let nobody: Trust = Arc::new(|_| false);
+        let mut server = TcpSetup::server(&identity, nobody.clone(), LIMITS).unwrap();
+        let found = pass.clone();
+        server.admit_clear(ClearPasses {
+            find: Arc::new(move |_, _| Some(found.clone())),
+            take: Arc::new(|_, _| true),
+        });
+        let client = TcpSetup::client(&identity, nobody, LIMITS).unwrap();
+        Ends::of(backend, &[client, server], |setup, windows, now| {
+            TcpConn::connect_clear(setup, pass.clone(), windows, now)
+        })
+    }
+
+    fn of(
+        backend: Backend,
+        setups: &[TcpSetup; 2],
+        connect: impl FnOnce(&TcpSetup, TcpWindows, Instant) -> TcpConn,
+    ) -> Ends {
         let pool = Pool::new(1).unwrap();
         let config = DriverConfig {
             recv_buffers: 2,
@@ -66,7 +100,7 @@ impl Ends {
         let (accepted, _) = listener.accept().unwrap().unwrap();
         let begun = now();
         let ids = [stream, accepted].map(|stream| driver.add_stream(stream).unwrap());
-        let ours = TcpConn::connect(&setups[0], WINDOWS, begun);
+        let ours = connect(&setups[0], WINDOWS, begun);
         let theirs = TcpConn::accept(&setups[1], WINDOWS, begun);
         let links = vec![
             TcpLink::new(ours, ids[0], true),
@@ -129,16 +163,61 @@ impl Ends {
 
     /// Sends the data from one end to the other, and gives what came.
     fn carry(&mut self, from: usize, data: &Bytes) -> Vec<u8> {
-        let (mut stream, mut rest) = (None, Some(data.clone()));
+        let mut rest = Some(data.clone());
+        self.carry_by(from, |conn, stream| {
+            if let Some(data) = rest.take() {
+                rest = conn.send(stream, data, true).unwrap();
+            }
+            rest.is_none()
+        })
+    }
+
+    /// The same of parts of which every other one is in a pipe.
+    fn carry_piped(&mut self, from: usize, data: &Bytes) -> Vec<u8> {
+        let mut parts = VecDeque::new();
+        for pair in data.chunks(PART_BYTES * 2) {
+            let (piped, said) = pair.split_at(PART_BYTES.min(pair.len()));
+            let (read, mut write) = std::io::pipe().unwrap();
+            write.write_all(piped).unwrap();
+            parts.push_back(Part::Piped(Arc::new(read.into()), piped.len()));
+            parts.push_back(Part::Said(Bytes::copy_from_slice(said)));
+        }
+        self.carry_by(from, |conn, stream| {
+            while let Some(part) = parts.pop_front() {
+                let rest = match part {
+                    Part::Piped(pipe, bytes) => {
+                        let taken = conn.send_piped(stream, pipe.clone(), bytes).unwrap();
+                        (taken < bytes).then(|| Part::Piped(pipe, bytes - taken))
+                    }
+                    Part::Said(bytes) => {
+                        let rest = conn.send(stream, bytes, parts.is_empty()).unwrap();
+                        rest.map(Part::Said)
+                    }
+                };
+                if let Some(rest) = rest {
+                    parts.push_front(rest);
+                    return false;
+                }
+            }
+            true
+        })
+    }
+
+    /// Has one end be offered what it is to send on a stream, until all of it was taken, and gives
+    /// what came at the other.
+    fn carry_by(
+        &mut self,
+        from: usize,
+        mut offer: impl FnMut(&mut TcpConn, u64) -> bool,
+    ) -> Vec<u8> {
+        let (mut stream, mut is_given) = (None, false);
         let (mut heard, mut out, mut is_over) = (Vec::new(), [0; 50_000], false);
         while !is_over {
             self.turn();
             let conn = &mut self.links[from].conn;
             stream = stream.or_else(|| conn.open_uni());
-            if let (Some(stream), Some(data)) = (stream, rest.take()) {
-                rest = conn.send(stream, data, true).unwrap();
-            } else if stream.is_none() {
-                rest = Some(data.clone());
+            if let Some(stream) = stream.filter(|_| !is_given) {
+                is_given = offer(conn, stream);
             }
             let conn = &mut self.links[1 - from].conn;
             while let Some(stream) = conn.readable_next() {
@@ -158,6 +237,51 @@ impl Ends {
     }
 }
 
+/// What is sent next: so much of a pipe, or bytes.
+enum Part {
+    Piped(Arc<OwnedFd>, usize),
+    Said(Bytes),
+}
+
+/// What fits into a pipe as it is made, and is no whole number of records.
+const PART_BYTES: usize = 60_001;
+
+fn pattern() -> Bytes {
+    let data = (0..DATA_BYTES).map(|at| (at * 7 + at / 251) as u8);
+    data.collect::<Vec<u8>>().into()
+}
+
+/// In the clear, and where the kernel seals, with new keys between.
+#[test]
+fn what_is_in_pipes_goes_to_the_socket() {
+    let data = pattern();
+    for backend in [Backend::IoUring, Backend::Poll] {
+        let mut ends = Ends::in_the_clear(backend);
+        for from in [0, 1] {
+            assert!(ends.carry_piped(from, &data) == data, "{from}");
+        }
+        if !landro_sys::ktls::probe().is_yes() {
+            continue;
+        }
+        for in_kernel in [[true, true], [true, false]] {
+            let mut ends = Ends::established(backend, in_kernel);
+            for from in [0, 1] {
+                if in_kernel[from] {
+                    while !ends.links[from].conn.takes_pipes() {
+                        ends.turn();
+                    }
+                    assert!(
+                        ends.carry_piped(from, &data) == data,
+                        "{in_kernel:?} {from}"
+                    );
+                }
+                assert!(ends.carry(from, &data) == data, "{in_kernel:?} {from}");
+            }
+            assert!(ends.links[0].conn.counters().keys_renewed > 10);
+        }
+    }
+}
+
 /// Where the kernel cannot, nothing else is different.
 #[test]
 fn the_kernel_seals_and_opens_and_renews_keys() {
@@ -166,10 +290,7 @@ fn the_kernel_seals_and_opens_and_renews_keys() {
     for backend in [Backend::IoUring, Backend::Poll] {
         for in_kernel in [[true, true], [true, false], [false, true]] {
             let mut ends = Ends::new(backend, in_kernel);
-            let data: Vec<u8> = (0..DATA_BYTES)
-                .map(|at| (at * 7 + at / 251) as u8)
-                .collect();
-            let data = Bytes::from(data);
+            let data = pattern();
             for from in [0, 1] {
                 assert!(ends.carry(from, &data) == data, "{in_kernel:?} {from}");
             }

@@ -20,7 +20,7 @@ use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
 use crate::proto::errno::{EACCES, EBADF};
 use crate::proto::extents::{DataMap, MAP_RANGES};
-use crate::proto::{KernelData, Kind, Lasting, Listed, Meta, Mtime};
+use crate::proto::{KernelData, Kind, Lasting, Listed, Meta, Mtime, PIPED_BYTES};
 
 /// As far as it is the same on every file system.
 pub fn meta_of(stat: &Statx) -> Meta {
@@ -459,6 +459,9 @@ pub async fn read(
         data: files.pin(buffer.split()),
     })
 }
+
+// More would come short, and be read.
+const _: () = assert!(PIPED_BYTES <= landro_sys::pipe::MAX_PIPED_BYTES);
 
 /// A part of a source in a pipe; None: for whatever reason that cannot be.
 pub async fn pipe(

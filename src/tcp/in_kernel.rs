@@ -124,10 +124,10 @@ impl TcpConn {
         }
         self.make_room();
         for _ in 0..BATCH_RECORDS {
-            let before = self.out.len();
             if is_cut_short {
                 break;
             }
+            let before = self.out.len();
             let (channel, out) = (&mut self.channel, &mut self.out);
             if let Some(aside) = channel.fill(out, MAX_PLAIN_BYTES, Beside::Pipes) {
                 self.out_piped = channel.writes.take_aside(aside, out);

@@ -91,7 +91,7 @@ pub(super) struct Adding {
     wish: Wish,
     /// Client: those that are dialled are in the clear.
     pub(super) clear: Option<ClearSecret>,
-    /// Client: the server took one that was.
+    /// There was such a lane: of a client, one that the server took.
     pub(super) has_had_clear: bool,
     /// Dials of such lanes that came to nothing.
     pub(super) clear_failures: u32,

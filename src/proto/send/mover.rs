@@ -377,15 +377,15 @@ impl SendMover {
         self.ahead.reading_bytes + self.untaken_bytes()
     }
 
-    /// Whether it has data to move yet.
-    pub fn holds(&self) -> bool {
-        self.ahead.ahead_bytes() + self.jobs.to_read() > 0
+    /// What it has to move yet, read or not.
+    pub fn held_bytes(&self) -> u64 {
+        self.ahead.ahead_bytes() + self.jobs.to_read() + self.pack.to_read()
     }
 
     /// What it has to do yet, and how fast its lane is.
     pub fn load(&self, now: Instant) -> LaneLoad {
         LaneLoad {
-            held_bytes: self.ahead.ahead_bytes() + self.jobs.to_read() + self.pack.to_read(),
+            held_bytes: self.held_bytes(),
             bytes_per_second: self.rate.bytes_per_second(now),
         }
     }

@@ -406,7 +406,7 @@ fn tell(ports: &mut Ports, report: AwaySendReport) {
 
 /// It has nothing to do.
 fn is_idle(mover: &SendMover) -> bool {
-    !mover.holds() && mover.has_no_wholes()
+    mover.held_bytes() == 0 && mover.has_no_wholes()
 }
 
 #[cfg(test)]

@@ -202,32 +202,26 @@ fn busy_host(seed: u64, rates: [u64; 2]) -> impl Fn(Duration) -> [u64; 2] {
 /// what went before they were there. One that is throttled is left.
 #[test]
 fn lanes_of_one_kind_are_left_only_for_a_fall() {
-    for seed in 0..20 {
-        let busy = busy_host(seed, [1, 1]);
-        // Between 60 % and all of what it is on a quiet host.
-        let rates = |at: Duration| busy(at).map(|percent| (500 + percent / 2) * 600);
-        let course = Run {
-            rates: &rates,
-            size_bytes: 3000 * MB,
+    let course = |rates: Rates, size_bytes| {
+        let run = Run {
+            rates,
+            size_bytes,
             slots: 4,
             limit: None,
             alone: None,
             is_alike: true,
-        }
-        .course();
+        };
+        run.course()
+    };
+    for seed in 0..20 {
+        let busy = busy_host(seed, [1, 1]);
+        // Between 60 % and all of what it is on a quiet host.
+        let rates = |at: Duration| busy(at).map(|percent| (500 + percent / 2) * 600);
+        let course = course(&rates, 3000 * MB);
         let [by_carrying, by_added] = course.delivered_bytes;
         assert!(by_carrying * 5 < by_added, "{seed}: {course:?}");
     }
-    let throttled = |_: Duration| [600_000, 100_000];
-    let course = Run {
-        rates: &throttled,
-        size_bytes: 6000 * MB,
-        slots: 4,
-        limit: None,
-        alone: None,
-        is_alike: true,
-    }
-    .course();
+    let course = course(&|_| [600_000, 100_000], 6000 * MB);
     let [by_carrying, by_added] = course.delivered_bytes;
     assert!(by_carrying > by_added * 4, "{course:?}");
 }

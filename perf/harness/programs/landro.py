@@ -85,8 +85,9 @@ class Landro(Program):
 
     def retransmitted(self, done):
         stats = json.loads(done["stdout"].splitlines()[-1])["stats"]
-        # Packets are counted of QUIC alone.
-        return stats["retransmitted_packets"] / stats["sent_packets"] if stats["sent_packets"] else None
+        # Packets sent are counted of QUIC alone, and those sent again of TCP, too.
+        is_quic = stats["quic"]["lanes"] == stats["lanes"]
+        return stats["retransmitted_packets"] / stats["sent_packets"] if is_quic and stats["sent_packets"] else None
 
 
 class LandroClear(Landro):

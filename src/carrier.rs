@@ -2,13 +2,15 @@
 //! is, and why one is over.
 
 /// The protocol's name in TLS.
-pub(crate) const ALPN: &[u8] = b"landro/1";
+pub const ALPN: &[u8] = b"landro/1";
 
 /// What a connection carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Alpn {
     /// Transfers: `landro/1`.
     Landro1,
+    /// A protocol of the program that embeds this library: its streams and datagrams.
+    Streams,
 }
 
 /// Application codes that a transport itself has to know (docs/protocol.md): of a peer that broke

@@ -2,6 +2,7 @@
 //! command.
 
 mod client;
+mod host;
 mod local;
 mod pursuit;
 mod server;
@@ -32,6 +33,7 @@ pub use crate::proto::{
 pub use crate::quic::{Identity, QuicError};
 pub use crate::worker::{Authorize, Carried, ClientEvent, Ended, PeerAccess, TransportStats};
 pub use client::{Client, ClientConfig};
+pub use host::{Host, HostConfig};
 pub use local::LocalCopy;
 pub use pursuit::Persistence;
 pub use server::{ServeConfig, Server, ShutdownError};
@@ -74,6 +76,10 @@ pub enum EngineError {
     Identity(#[from] crate::quic::QuicError),
     #[error("identity: {0}")]
     TcpIdentity(#[from] crate::tcp::TcpSetupError),
+    #[error("a new identity: {0}")]
+    NewIdentity(crate::identity::IdentityError),
+    #[error("a protocol needs a name of 1 to 255 bytes that is not landro/1")]
+    Protocol,
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
 }

@@ -9,6 +9,7 @@
 //! `internals`, which is for tests and benches and promises nothing.
 #![forbid(unsafe_code)]
 
+pub mod api;
 #[cfg(feature = "internals")]
 pub mod budget;
 #[cfg(not(feature = "internals"))]

@@ -277,6 +277,7 @@ impl Trying {
                 service: None,
                 added_lanes: Some(added_lanes),
                 digests: None,
+                incoming: None,
             },
         );
         let trust_refused = Arc::new(Mutex::new(None));

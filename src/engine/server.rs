@@ -118,6 +118,7 @@ impl Server {
                 service: Some(service),
                 added_lanes: None,
                 digests: remembering(config.digest_cache.as_deref())?,
+                incoming: None,
             },
         );
         let tickets = TicketKeys::random()?;

@@ -15,8 +15,8 @@ use crate::disk::Digests;
 use crate::quic::Secrets;
 use crate::tcp::TcpSetup;
 use crate::worker::{
-    BackendWish, Mail, Mailbox, Pulse, Refusals, Service, Shared, StreamDescriptors, Worker,
-    WorkerParts,
+    BackendWish, Incoming, Mail, Mailbox, Pulse, Refusals, Service, Shared, StreamDescriptors,
+    Worker, WorkerParts,
 };
 
 /// Mail a worker may have waiting: strays of a busy moment; more are dropped like datagrams may
@@ -77,6 +77,8 @@ pub(super) struct Sharing {
     /// Of a command: how lanes are dialled that are added.
     pub added_lanes: Option<TcpSetup>,
     pub digests: Option<Arc<Digests>>,
+    /// Set where protocols of the embedding program are accepted.
+    pub incoming: Option<Arc<Incoming>>,
 }
 
 pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver<Mail>>) {
@@ -90,6 +92,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         service,
         added_lanes,
         digests,
+        incoming,
     } = sharing;
     let (mailboxes, inboxes) = (0..workers)
         .map(|_| {
@@ -99,6 +102,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
                     sender,
                     wake: OnceLock::new(),
                     pulse: Pulse::default(),
+                    turns: Mutex::default(),
                 },
                 inbox,
             )
@@ -126,6 +130,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         descriptors: StreamDescriptors::of_this_process(workers),
         settler,
         digests,
+        incoming,
         refusals: Refusals::default(),
         served: Mutex::default(),
     };

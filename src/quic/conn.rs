@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use super::app_streams::Arrived;
 use super::held::Held;
 use super::note::Note;
 use super::outgoing::Outgoing;
@@ -44,10 +45,10 @@ pub struct Conn {
     /// quiche's word for what broke the connection.
     failure: Option<quiche::Error>,
     pub(super) next_uni: u64,
-    #[cfg(test)]
     pub(super) next_bidi: u64,
+    pub(super) arrived: Arrived,
     pub(super) sending: Sending,
-    packets_received: u64,
+    pub(super) packets_received: u64,
     pub(super) share: Share,
     lane_packet_limit: u64,
     /// quiche's timers wait until then, see [`Conn::hold_timers`].
@@ -260,8 +261,8 @@ impl Conn {
             closed_as: None,
             failure: None,
             next_uni: 0,
-            #[cfg(test)]
             next_bidi: 0,
+            arrived: Arrived::default(),
             sending: Sending::new(setup, ceiling),
             packets_received: 0,
             share: Share::new(setup.most_window_bytes),
@@ -326,6 +327,9 @@ impl Conn {
 
     /// Reads all DATAGRAM frames: kept, they are up to half a megabyte a peer can make us hold.
     fn read_notes(&mut self, from: SocketAddr) {
+        if self.is_of_application() {
+            return self.keep_datagrams();
+        }
         let mut answer = None;
         while let Ok(note) = { self.quiche.act().dgram_recv_buf() } {
             if !self.knows_peer() {
@@ -351,6 +355,10 @@ impl Conn {
 
     /// Queues a note, in place of any that has not left.
     pub(super) fn note(&mut self, note: &Note) {
+        if self.is_of_application() {
+            // Its datagrams are its own.
+            return;
+        }
         let mut quiche = self.quiche.act();
         quiche.dgram_purge_outgoing(|_| true);
         // A peer that takes none is no landro of this version; it stays where it is.
@@ -479,9 +487,16 @@ impl Conn {
 
     /// What the handshake agreed to carry; to be asked when it is complete.
     pub fn alpn(&self) -> Alpn {
-        // TLS fails a handshake without a protocol of ours (RFC 9001 §8.1), and there is one.
-        debug_assert_eq!(self.quiche.application_proto(), ALPN);
-        Alpn::Landro1
+        // TLS fails a handshake without one that was offered and is spoken (RFC 9001 §8.1).
+        match self.quiche.application_proto() == ALPN {
+            true => Alpn::Landro1,
+            false => Alpn::Streams,
+        }
+    }
+
+    /// Its name.
+    pub fn protocol(&self) -> &[u8] {
+        self.quiche.application_proto()
     }
 
     /// Whose certificate the peer shows, which proves nothing: for a word on who was refused.

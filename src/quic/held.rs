@@ -6,6 +6,7 @@
 //! to be found first. What is handed to quiche by reference is not quiche's: see [`Given`].
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use landro_sys::weigh;
@@ -26,6 +27,7 @@ impl quiche::BufFactory for ByReference {
         Given {
             bytes: weigh::uncounted(|| Bytes::copy_from_slice(buf)),
             weight_bytes: 0,
+            mark: None,
         }
     }
 
@@ -42,6 +44,8 @@ impl quiche::BufFactory for ByReference {
 pub(super) struct Given {
     bytes: Bytes,
     weight_bytes: i64,
+    /// Shared by all of a stream that is not acknowledged yet, where that is of interest.
+    mark: Option<Arc<()>>,
 }
 
 impl Given {
@@ -49,6 +53,17 @@ impl Given {
         Given {
             bytes,
             weight_bytes: 0,
+            mark: None,
+        }
+    }
+
+    /// The same of an application, which has its memory in its own hands. As long as somebody has
+    /// the mark, some of it is not acknowledged.
+    pub fn marked(bytes: Bytes, mark: &Arc<()>) -> Given {
+        Given {
+            bytes,
+            weight_bytes: 0,
+            mark: Some(Arc::clone(mark)),
         }
     }
 
@@ -59,6 +74,7 @@ impl Given {
         Given {
             bytes,
             weight_bytes,
+            mark: None,
         }
     }
 }
@@ -74,6 +90,7 @@ impl Clone for Given {
         Given {
             bytes: weigh::uncounted(|| self.bytes.clone()),
             weight_bytes: 0,
+            mark: self.mark.clone(),
         }
     }
 }
@@ -83,6 +100,7 @@ impl quiche::BufSplit for Given {
         Given {
             bytes: weigh::uncounted(|| self.bytes.split_off(at)),
             weight_bytes: 0,
+            mark: self.mark.clone(),
         }
     }
 }

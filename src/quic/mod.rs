@@ -4,6 +4,7 @@
 //! to its callers are closed here: pinning in both directions, trust after resumption, handshake
 //! timeout, zero-copy sends that would lose a refused buffer, one reason why a connection is over.
 
+mod app_streams;
 mod black_hole;
 mod conn;
 mod gso;
@@ -26,15 +27,16 @@ mod whereabouts;
 #[cfg(test)]
 mod tests;
 
-pub use crate::carrier::{Alpn, CloseReason, ConnState};
+pub use crate::carrier::{ALPN as TRANSFER_PROTOCOL, Alpn, CloseReason, ConnState};
 pub use crate::identity::{Identity, Trust};
+pub use app_streams::{DatagramRefusal, SendState, StreamDirection};
 pub use conn::{Accept, Conn, Connect};
 #[cfg(feature = "internals")]
 pub use landro_sys::gso::{MAX_SEGMENTS, Run};
 #[cfg(feature = "fuzzing")]
 pub use note::note_again;
 pub use path::PathSnapshot;
-pub use reason::{KEY_SPENT, QuicError};
+pub use reason::{KEY_SPENT, QuicError, StreamError};
 pub use route::{NewConn, Route, Router};
 pub use setup::{Setup, TicketKeys};
 pub use token::Secrets;

@@ -104,7 +104,7 @@ impl Conn {
         let ask = self
             .whereabouts
             .ask(now)
-            .filter(|_| self.is_established())?;
+            .filter(|_| self.is_established() && !self.is_of_application())?;
         if ask.most_bytes < MIN_QUESTION_BYTES {
             return None;
         }

@@ -71,6 +71,15 @@ impl Setup {
         self.is_on_link = is_on_link;
     }
 
+    /// What connections may carry instead of `landro/1`, in the order of preference (RFC 7301).
+    ///
+    /// # Errors
+    /// A name is empty or longer than 255 bytes.
+    pub fn speak(&mut self, protocols: &[Vec<u8>]) -> Result<(), QuicError> {
+        let names: Vec<&[u8]> = protocols.iter().map(Vec::as_slice).collect();
+        Ok(self.quiche.set_application_protos(&names)?)
+    }
+
     /// For connections we accept.
     ///
     /// # Errors

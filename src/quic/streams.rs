@@ -68,6 +68,19 @@ impl Conn {
             Outgoing::prioritise(&mut self.quiche, stream);
             self.sending.outgoing.control_used(stream);
         }
+        let given = match is_control(stream) {
+            true => Given::control,
+            false => Given::data,
+        };
+        self.give(stream, (data, fin), given)
+    }
+
+    pub(super) fn give(
+        &mut self,
+        stream: u64,
+        (data, fin): (Bytes, bool),
+        given: impl FnOnce(Bytes) -> Given,
+    ) -> Result<Option<Bytes>, StreamError> {
         // Never offer more: each refused byte costs a DATA_BLOCKED packet, a refused buffer is
         // dropped.
         let capacity = self.quiche.act().stream_capacity(stream)?;
@@ -78,12 +91,7 @@ impl Conn {
         let offered = data.slice(..data.len().min(capacity));
         let ends = fin && offered.len() == data.len();
         let mut quiche = self.quiche.act();
-        let given = if is_control(stream) {
-            Given::control(offered)
-        } else {
-            Given::data(offered)
-        };
-        let (taken, _) = quiche.stream_send_zc(stream, given, ends)?;
+        let (taken, _) = quiche.stream_send_zc(stream, given(offered), ends)?;
         drop(quiche);
         self.sending.outgoing.wrote();
         self.sending.unsent.written(taken);
@@ -143,7 +151,6 @@ impl Conn {
 
     /// Tells the peer to stop sending on a stream and drops what it sent. Harmless on a finished
     /// stream.
-    #[cfg(test)]
     pub fn shutdown_read(&mut self, stream: u64, code: u64) {
         let _ = self
             .quiche
@@ -152,7 +159,6 @@ impl Conn {
     }
 
     /// Resets our side of a stream, dropping what was not sent. Harmless on a finished stream.
-    #[cfg(test)]
     pub fn shutdown_write(&mut self, stream: u64, code: u64) {
         let _ = self
             .quiche

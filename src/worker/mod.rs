@@ -44,6 +44,7 @@ use crate::disk::Disk;
 use crate::ids::WorkerId;
 use crate::quic::{Router, Setup};
 use crate::tcp::TcpSetup;
+use apps::streams::Dials;
 use client_transfer::ClientTransfer;
 use connections::Connections;
 use event_loop::Loop;
@@ -53,6 +54,8 @@ use outbox::Outbox;
 use sessions::Sessions;
 use timers::Timer;
 
+pub use apps::streams::{Answer, ConnectFailure, ConnectStart, ConnectionStatistics};
+pub(crate) use apps::streams::{Attached, Hold, Incoming, Pipe, ReceivePhase, SendPhase, Written};
 pub use client_events::{ClientEvent, ClientStart, Ended, TcpSetups};
 pub use descriptors::StreamDescriptors;
 pub use limits::{ADDED_LANE_IDLE, LINGER};
@@ -155,6 +158,8 @@ pub struct Worker {
     outbox: Outbox,
     /// Of a command: its one transfer.
     client: Option<ClientTransfer>,
+    /// Who is connected to for handles.
+    dials: Dials,
     /// Timers that expire in this turn; empty between turns, kept for its room.
     due: Vec<Timer>,
 }
@@ -206,6 +211,7 @@ impl Worker {
             disk: Disk::new(pool.clone(), shared.settler.clone(), shared.digests.clone()),
             outbox: Outbox::default(),
             client: None,
+            dials: Dials::default(),
             due: Vec::new(),
             io: Loop::new(parts.id, now, driver, pool, shared),
         };
@@ -223,9 +229,11 @@ impl Worker {
             self.io.beat();
             self.take_completions();
             self.take_mail();
+            self.take_wanted_turns();
             self.outbox.flush(&self.io.shared);
             self.expire_timers();
             self.dial_when_due();
+            self.connect_when_due();
             self.listeners.open(&mut self.io);
             self.connections.feed_hungry(&self.io);
             self.connections.feed_waiting_to_send(&self.io);
@@ -302,6 +310,7 @@ impl Worker {
                 Mail::Answered { lane } => self.answered(lane),
                 Mail::HandedOver(handed) => self.take_over(*handed),
                 Mail::Outpost(mail) => self.take_outpost_mail(*mail),
+                Mail::Connect(start) => self.start_connecting(*start),
                 Mail::Start(start) => self.start_client(*start),
                 Mail::Cancel => self.cancel_client(),
                 Mail::Reauthorise => self.reauthorise(),
@@ -314,6 +323,7 @@ impl Worker {
         if self.io.stopping.is_none() {
             self.io.stopping = Some(self.io.now + grace);
             self.listeners.close_doors(&mut self.io.driver);
+            self.stop_connecting();
             self.stop_all();
         }
     }
@@ -330,7 +340,7 @@ impl Worker {
 
     /// None: until something happens.
     fn wait_limit(&self) -> Option<Duration> {
-        let has_mail = !self.inbox.is_empty();
+        let has_mail = !self.inbox.is_empty() || self.has_wanted_turns();
         if has_mail || self.connections.can_go_on(&self.io) || self.disk.has_finished() {
             return Some(Duration::ZERO);
         }
@@ -340,6 +350,7 @@ impl Worker {
             self.io.trim_at,
             self.connections.listen_at(),
             self.listeners.open_at(),
+            self.dials.due(),
             self.disk.short_until(),
             self.io.log.due(),
             self.outbox.due(self.io.now),

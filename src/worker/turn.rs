@@ -91,6 +91,15 @@ impl Worker {
         match (connection.conn.alpn(), handshake) {
             (Alpn::Landro1, Handshake::Accepted { .. }) => self.lane_arrived(key, &peer),
             (Alpn::Landro1, &Handshake::Dialled(errand)) => self.dialled(key, errand, peer),
+            (Alpn::Streams, Handshake::Accepted { .. }) => self.streams_arrived(key, peer),
+            (Alpn::Streams, &Handshake::Connecting { dial }) => self.connected(key, dial, peer),
+            // Nothing else was offered in that handshake.
+            (Alpn::Landro1, Handshake::Connecting { .. })
+            | (Alpn::Streams, Handshake::Dialled(_)) => {
+                let reason = "another protocol than the one that was offered";
+                self.connections
+                    .close(&self.io, key, code::VIOLATION, reason);
+            }
         }
     }
 
@@ -98,6 +107,7 @@ impl Worker {
     fn read(&mut self, key: usize) -> bool {
         match self.connections.get(key).map(|found| &found.app) {
             Some(App::Transfer(_)) => self.read_lane(key),
+            Some(App::Streams(_)) => self.read_streams(key),
             Some(App::Undecided(_)) | None => false,
         }
     }
@@ -106,6 +116,7 @@ impl Worker {
     fn feed(&mut self, key: usize) -> usize {
         match self.connections.get(key).map(|found| &found.app) {
             Some(App::Transfer(_)) => self.feed_lane(key),
+            Some(App::Streams(_)) => self.feed_streams(key),
             Some(App::Undecided(_)) | None => 0,
         }
     }
@@ -141,6 +152,10 @@ impl Worker {
                 self.settle_lane(key);
                 false
             }
+            (ConnState::Handshaking | ConnState::Established, App::Streams(_)) => {
+                self.settle_streams(key);
+                false
+            }
             (ConnState::Closing | ConnState::Closed(_), App::Transfer(_))
                 if self.has_last_words(key) =>
             {
@@ -159,13 +174,22 @@ impl Worker {
             }
             (ConnState::Closing, App::Transfer(_)) => {
                 self.lane_closes(key);
-                let is_heavy = self.connections.is_heavy(key);
-                if is_heavy {
-                    self.drop_connection(key);
-                }
-                is_heavy
+                self.drop_if_heavy(key)
+            }
+            (ConnState::Closing, App::Streams(_)) => {
+                self.streams_close(key);
+                self.drop_if_heavy(key)
             }
         }
+    }
+
+    /// One that closes and holds much is gone at once.
+    fn drop_if_heavy(&mut self, key: usize) -> bool {
+        let is_heavy = self.connections.is_heavy(key);
+        if is_heavy {
+            self.drop_connection(key);
+        }
+        is_heavy
     }
 
     /// Removes a closed connection and gives back what it held.
@@ -174,6 +198,7 @@ impl Worker {
             return;
         }
         self.lane_closes(key);
+        self.streams_close(key);
         let idle = self.sessions.is_empty();
         let gone = self.connections.remove(&mut self.io, key, idle);
         let stats = gone.stats(self.io.driver.backend());
@@ -187,7 +212,10 @@ impl Worker {
                 "connection ended"
             );
         }
-        self.connection_ended(&gone, &stats);
+        match gone.app.connects_for() {
+            Some(dial) => self.not_connected(dial, &gone),
+            None => self.connection_ended(&gone, &stats),
+        }
     }
 
     pub(super) fn expire_timers(&mut self) {
@@ -256,6 +284,7 @@ impl Worker {
                 self.drop_connection(key);
             }
             App::Transfer(_) => self.lane_overdue(key),
+            App::Streams(_) => self.drop_connection(key),
         }
     }
 }

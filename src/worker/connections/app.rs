@@ -1,6 +1,7 @@
 //! What runs on a connection: the protocol that its ALPN named.
 
 use crate::budget::Promise;
+use crate::worker::apps::streams::StreamsApp;
 use crate::worker::lane::{Errand, TransferLane};
 
 /// The states of a connection beyond QUIC's own.
@@ -9,6 +10,8 @@ pub(crate) enum App {
     Undecided(Handshake),
     /// Of `landro/1`: a lane of a transfer.
     Transfer(Box<TransferLane>),
+    /// Of a protocol of the embedding program.
+    Streams(Box<StreamsApp>),
 }
 
 /// Who began a connection, and what for.
@@ -17,13 +20,15 @@ pub(crate) enum Handshake {
     Accepted { promise: Promise },
     /// We did, to go on with a transfer.
     Dialled(Errand),
+    /// We did, for a handle that waits.
+    Connecting { dial: usize },
 }
 
 impl App {
     pub(crate) fn is_undecided(&self) -> bool {
         match self {
             App::Undecided(_) => true,
-            App::Transfer(_) => false,
+            App::Transfer(_) | App::Streams(_) => false,
         }
     }
 
@@ -31,7 +36,9 @@ impl App {
     pub(crate) fn is_of_stranger(&self) -> bool {
         match self {
             App::Undecided(Handshake::Accepted { .. }) => true,
-            App::Undecided(Handshake::Dialled(_)) | App::Transfer(_) => false,
+            App::Undecided(Handshake::Dialled(_) | Handshake::Connecting { .. })
+            | App::Transfer(_)
+            | App::Streams(_) => false,
         }
     }
 
@@ -40,13 +47,14 @@ impl App {
         match self {
             App::Undecided(_) => {}
             App::Transfer(lane) => lane.readable.clear(),
+            App::Streams(app) => app.stop_reading(),
         }
     }
 
     /// The session that this connection serves, if it does.
     pub(crate) fn session(&self) -> Option<usize> {
         match self {
-            App::Undecided(_) => None,
+            App::Undecided(_) | App::Streams(_) => None,
             App::Transfer(lane) => lane.session(),
         }
     }
@@ -54,7 +62,8 @@ impl App {
     /// Established, and its peer has not begun anything yet.
     pub(crate) fn is_idle(&self) -> bool {
         match self {
-            App::Undecided(_) => false,
+            // Who holds its handles says when it is over.
+            App::Undecided(_) | App::Streams(_) => false,
             App::Transfer(lane) => lane.is_idle(),
         }
     }
@@ -63,7 +72,28 @@ impl App {
     pub(crate) fn dialled_for(&self) -> Option<Errand> {
         match self {
             App::Undecided(Handshake::Dialled(errand)) => Some(*errand),
-            App::Undecided(Handshake::Accepted { .. }) | App::Transfer(_) => None,
+            App::Undecided(Handshake::Accepted { .. } | Handshake::Connecting { .. })
+            | App::Transfer(_)
+            | App::Streams(_) => None,
+        }
+    }
+
+    /// The dial that this connection is for, until its handshake is complete.
+    pub(crate) fn connects_for(&self) -> Option<usize> {
+        match self {
+            App::Undecided(Handshake::Connecting { dial }) => Some(*dial),
+            App::Undecided(Handshake::Accepted { .. } | Handshake::Dialled(_))
+            | App::Transfer(_)
+            | App::Streams(_) => None,
+        }
+    }
+
+    /// Whether it is of a transfer, or is to be.
+    pub(crate) fn is_of_transfer(&self) -> bool {
+        match self {
+            App::Undecided(Handshake::Accepted { .. } | Handshake::Dialled(_))
+            | App::Transfer(_) => true,
+            App::Undecided(Handshake::Connecting { .. }) | App::Streams(_) => false,
         }
     }
 }

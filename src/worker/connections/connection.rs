@@ -109,14 +109,14 @@ impl Connection {
     /// The transport's part and the lane's, if this is a lane.
     pub(crate) fn lane_mut(&mut self) -> Option<(&mut Transport, &mut TransferLane)> {
         match &mut self.app {
-            App::Undecided(_) => None,
+            App::Undecided(_) | App::Streams(_) => None,
             App::Transfer(lane) => Some((&mut self.conn, lane)),
         }
     }
 
     pub(crate) fn lane(&self) -> Option<&TransferLane> {
         match &self.app {
-            App::Undecided(_) => None,
+            App::Undecided(_) | App::Streams(_) => None,
             App::Transfer(lane) => Some(lane),
         }
     }
@@ -205,7 +205,12 @@ impl Connection {
     /// When it was silent for so long that it is to be asked.
     pub(super) fn ask_at(&self, keep_alive: Duration) -> Option<Instant> {
         let silent = self.heard.max(self.pinged) + self.quiet.unwrap_or(keep_alive);
-        self.app.session().map(|_| silent)
+        let is_kept_alive = match &self.app {
+            App::Undecided(_) => false,
+            App::Transfer(lane) => lane.session().is_some(),
+            App::Streams(_) => !self.conn.is_closing(),
+        };
+        is_kept_alive.then_some(silent)
     }
 
     /// Whether its peer is to hear why it closes, and may not if it is dropped now.
@@ -226,12 +231,18 @@ impl Connection {
         // One that passed is seen to in the turn that a send buffer or pacing allows.
         let stuck = quic.and_then(Conn::stuck_check).filter(|at| *at > now);
         let doubt = self.doubt.as_ref().map(Doubt::until);
+        let streams = match &self.app {
+            App::Streams(app) => app.due(),
+            App::Undecided(_) | App::Transfer(_) => None,
+        };
         let due = [
             self.conn.timeout(),
             self.deadline,
             pacing,
             self.ask_at(io.shared.quic.keep_alive),
             stuck,
+            // As with one that is stuck.
+            streams.filter(|at| *at > now && !self.conn.is_closing()),
             look.filter(|_| !self.conn.is_closing()),
             doubt.filter(|_| !self.conn.is_closing()),
         ]

@@ -327,7 +327,7 @@ impl Connections {
         io: &mut Loop,
         setup: &mut Setup,
         to: Destination,
-        errand: Errand,
+        handshake: Handshake,
     ) -> Result<(), String> {
         let peer = to.peer;
         let bind = to.bind.as_ref().map(|(_, bind)| bind);
@@ -352,14 +352,16 @@ impl Connections {
             io.shared.budget.return_window(granted_bytes);
             error.to_string()
         })?;
-        let app = App::Undecided(Handshake::Dialled(errand));
+        // Who is connected for a handle follows no route; it is asked as seldom as any peer.
+        let quiet = matches!(handshake, Handshake::Dialled(_)).then_some(doubt::SIGN_OF_LIFE);
+        let app = App::Undecided(handshake);
         let link = QuicLink {
             conn,
             socket: to.socket,
         };
         let conn = Transport::Quic(Box::new(link));
         let mut connection = Connection::new(io, conn, peer, app);
-        connection.quiet = Some(doubt::SIGN_OF_LIFE);
+        connection.quiet = quiet;
         connection.granted_bytes = granted_bytes;
         connection.bind = to.bind;
         self.table.insert(connection);

@@ -20,6 +20,7 @@ use crate::tcp::ClearPass;
 use crate::worker::Worker;
 use crate::worker::client_events::{ClientEvent, ClientStart};
 use crate::worker::client_transfer::ClientTransfer;
+use crate::worker::connections::app::Handshake;
 use crate::worker::connections::connection::Connection;
 use crate::worker::connections::transport::Transport;
 use crate::worker::connections::{Destination, StreamTo};
@@ -159,8 +160,9 @@ impl Worker {
             steer,
             ticket: client.ticket.clone(),
         };
+        let handshake = Handshake::Dialled(errand);
         self.connections
-            .dial(&mut self.io, &mut client.setup, to, errand)
+            .dial(&mut self.io, &mut client.setup, to, handshake)
     }
 
     pub(super) fn begin_client_session(&mut self, key: usize, peer: Fingerprint) {

@@ -76,7 +76,7 @@ impl Worker {
                 LanePhase::Arriving(newcomer) => newcomer,
                 LanePhase::Serving { .. } | LanePhase::Closing => return None,
             },
-            App::Undecided(_) => return None,
+            App::Undecided(_) | App::Streams(_) => return None,
         };
         Some(HandedOver {
             stream,

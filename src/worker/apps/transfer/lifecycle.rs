@@ -81,6 +81,7 @@ impl Worker {
         match &mut connection.app {
             App::Transfer(lane) => lane.phase = phase,
             App::Undecided(_) => connection.app = App::Transfer(Box::new(TransferLane::new(phase))),
+            App::Streams(_) => return,
         }
         if let Some((_, lane)) = connection.lane_mut() {
             lane.is_added = kind.is_added();
@@ -212,11 +213,16 @@ impl Worker {
             self.tell(session, LanesInput::Shutdown);
         }
         for key in self.connections.keys() {
-            let connection = self.connections.get(key);
-            if connection.is_some_and(|connection| connection.app.session().is_none()) {
-                let reason = "the daemon is shutting down";
-                self.connections
-                    .close(&self.io, key, code::SHUTDOWN, reason);
+            let (code, reason) = match self.connections.get(key).map(|found| &found.app) {
+                // Codes are its program's.
+                Some(App::Streams(_)) => (0, "the engine was shut down"),
+                Some(app) if app.session().is_none() => {
+                    (code::SHUTDOWN, "the daemon is shutting down")
+                }
+                Some(_) | None => (code::DONE, ""),
+            };
+            if !reason.is_empty() {
+                self.connections.close(&self.io, key, code, reason);
             }
             self.connections.touch(key);
         }

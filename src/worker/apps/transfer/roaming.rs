@@ -17,6 +17,10 @@ impl Worker {
             return;
         };
         connection.looked_at = self.io.now;
+        if !connection.app.is_of_transfer() {
+            // Its socket is that of many.
+            return;
+        }
         if connection.conn.is_server() || connection.conn.is_closing() {
             return;
         }

@@ -1,0 +1,209 @@
+//! Workers for handles of the library: they connect, and accept where they are to.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use landro_sys::{Backend, Caps, Pool};
+
+use super::sockets::{Sockets, bind_all, options};
+use super::workers::{Sharing, WorkerThread, choose, raise_open_files, share, spawn};
+use super::{BackendChoice, EngineError, now};
+use crate::budget::Budget;
+use crate::config::{LaneKind, LaneKinds, QuicConfig};
+use crate::ids::WorkerId;
+use crate::quic::{Identity, QuicError, Secrets, Setup, TicketKeys, Trust};
+use crate::worker::{
+    Answer, ConnectFailure, ConnectStart, Incoming, ListenAt, Mail, Shared, WorkerParts,
+};
+
+/// How long workers that are to end tell their peers.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+
+/// A worker that has not ended by then waits for the kernel, and nobody waits for it.
+const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(5);
+
+const JOIN_PAUSE: Duration = Duration::from_millis(1);
+
+/// What workers for handles are to be.
+pub struct HostConfig {
+    pub workers: usize,
+    pub backend: BackendChoice,
+    pub quic: QuicConfig,
+    pub memory_budget_bytes: u64,
+    pub identity: Identity,
+    /// Where peers are let in, whom, and what they may ask for. Empty: nobody is.
+    pub listen: Vec<SocketAddr>,
+    pub trust: Trust,
+    /// Names of protocols (RFC 7301), in the order of preference.
+    pub protocols: Vec<Vec<u8>>,
+}
+
+/// Workers that run. They are told to end when this is dropped.
+pub struct Host {
+    shared: Arc<Shared>,
+    threads: Vec<WorkerThread>,
+    addresses: Vec<SocketAddr>,
+    backend: Backend,
+    backend_reason: String,
+    quic: QuicConfig,
+    identity: Identity,
+    protocols: Vec<Vec<u8>>,
+    incoming: Arc<Incoming>,
+    next: AtomicUsize,
+}
+
+impl Host {
+    /// Binds, and starts the workers.
+    ///
+    /// # Errors
+    /// When an address cannot be had, or a worker cannot set up its ring.
+    pub fn start(config: HostConfig) -> Result<Host, EngineError> {
+        raise_open_files();
+        let chosen = choose(config.backend, || Caps::probe().io_uring)?;
+        let workers = config.workers.clamp(1, 255) as u8;
+        let kinds = LaneKinds::Only(LaneKind::Quic);
+        let (addresses, sockets) = bind_all(&config.listen, workers, kinds)?;
+        let budget = Budget::new(
+            config.memory_budget_bytes,
+            workers,
+            config.quic.receive_window_bytes,
+        );
+        let pool_buffers = budget.pool_bytes_per_worker() as usize / Pool::BUFFER_BYTES;
+        let incoming = Arc::<Incoming>::default();
+        let (shared, inboxes) = share(
+            workers,
+            Sharing {
+                secrets: Arc::new(Secrets::fresh(now())),
+                budget,
+                quic: config.quic.clone(),
+                lane_kinds: kinds,
+                tcp_congestion: None,
+                patience: None,
+                service: None,
+                added_lanes: None,
+                digests: None,
+                incoming: Some(incoming.clone()),
+            },
+        );
+        let tickets = TicketKeys::random()?;
+        let mut host = Host {
+            shared,
+            threads: Vec::new(),
+            addresses,
+            backend: chosen.backend(),
+            backend_reason: chosen.reason,
+            quic: config.quic.clone(),
+            identity: config.identity.clone(),
+            protocols: config.protocols.clone(),
+            incoming,
+            next: AtomicUsize::new(0),
+        };
+        for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
+            let listen = listening(&config, &tickets, sockets)?;
+            // Unpinned: the cores are the embedding program's.
+            let started = spawn(WorkerParts {
+                id: WorkerId(number as u8),
+                backend: chosen.wish,
+                core: None,
+                listen: Some(listen),
+                inbox,
+                shared: host.shared.clone(),
+                pool_buffers,
+            })?;
+            host.threads.push(started.thread);
+            if let Some(why) = started.no_ring {
+                (host.backend, host.backend_reason) = (Backend::Poll, why);
+            }
+        }
+        Ok(host)
+    }
+
+    /// What is listened on, with the ports taken for port 0.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The backend that runs, and why.
+    pub fn backend(&self) -> (Backend, &str) {
+        (self.backend, &self.backend_reason)
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(crate) fn incoming(&self) -> &Arc<Incoming> {
+        &self.incoming
+    }
+
+    /// Has a worker connect to a peer's addresses, the next one each time.
+    ///
+    /// # Errors
+    /// BoringSSL or quiche refuse a value.
+    pub(crate) fn connect(
+        &self,
+        to: Vec<SocketAddr>,
+        trust: Trust,
+    ) -> Result<Arc<Answer>, QuicError> {
+        let mut setup = Setup::client(&self.identity, trust, &self.quic)?;
+        setup.tell_on_link(landro_sys::is_on_link);
+        setup.speak(&self.protocols)?;
+        let answer = Arc::<Answer>::default();
+        let start = Mail::Connect(Box::new(ConnectStart {
+            to,
+            setup,
+            socket_options: options(false),
+            answer: answer.clone(),
+        }));
+        let worker = self.next.fetch_add(1, Ordering::Relaxed) % self.threads.len().max(1);
+        if !self.shared.post(WorkerId(worker as u8), start) {
+            let is_over = !self.threads.iter().any(WorkerThread::is_running);
+            answer.refuse(match is_over {
+                true => ConnectFailure::ShuttingDown,
+                false => ConnectFailure::Busy,
+            });
+        }
+        Ok(answer)
+    }
+
+    /// Closes all connections and waits for the workers to end, for some seconds at most.
+    pub fn shut_down(&self) {
+        self.tell_to_end();
+        let until = now() + SHUTDOWN_AT_MOST;
+        while now() < until && self.threads.iter().any(WorkerThread::is_running) {
+            thread::sleep(JOIN_PAUSE);
+        }
+    }
+
+    fn tell_to_end(&self) {
+        for worker in (0..self.shared.workers).map(WorkerId) {
+            self.shared.insist(worker, Mail::Shutdown(SHUTDOWN_GRACE));
+        }
+        self.incoming.end();
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.tell_to_end();
+    }
+}
+
+fn listening(
+    config: &HostConfig,
+    tickets: &TicketKeys,
+    sockets: Sockets,
+) -> Result<ListenAt, EngineError> {
+    let mut at = ListenAt::default();
+    for socket in sockets.udp {
+        let trust = config.trust.clone();
+        let mut setup = Setup::server(&config.identity, trust, &config.quic, tickets)?;
+        setup.tell_on_link(landro_sys::is_on_link);
+        setup.speak(&config.protocols)?;
+        at.udp.push((socket, setup));
+    }
+    Ok(at)
+}

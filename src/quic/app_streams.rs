@@ -1,0 +1,185 @@
+//! Streams and datagrams as an application has them: opened either way, all alike, ended, reset and
+//! stopped when it says so.
+//!
+//! quiche forgets a stream with the first acknowledgement behind which all its bytes are
+//! acknowledged and its end was *queued*, and with the stream an end that was lost. So an end goes
+//! with a byte, or alone once nothing else of its stream is under way: then what makes quiche forget
+//! the stream is the acknowledgement of the end itself. ([`Conn::write`] says how it is known that
+//! all is acknowledged; of what was sent twice for a loss, one may be under way then.)
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use landro_sys::weigh;
+
+use super::conn::Conn;
+use super::held::Given;
+use super::reason::StreamError;
+use crate::carrier::Alpn;
+
+/// Urgency of streams nobody gave another (RFC 9218 §4.1 has 0 to 7, lower goes first).
+const DEFAULT_URGENCY: u8 = 3;
+
+/// Datagrams of the peer that are kept until the worker takes them in its next turn: those of one
+/// batch of packets. Older ones are dropped for newer ones.
+const DATAGRAMS_KEPT: usize = 64;
+
+/// Which way bytes go on a stream (RFC 9000 §2.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StreamDirection {
+    Bidirectional,
+    /// From who opened it.
+    Unidirectional,
+}
+
+impl StreamDirection {
+    pub fn of(stream: u64) -> StreamDirection {
+        match stream & 2 {
+            0 => StreamDirection::Bidirectional,
+            _ => StreamDirection::Unidirectional,
+        }
+    }
+}
+
+/// How far the sending half of a stream is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SendState {
+    Open,
+    /// The peer wants no more, with this code.
+    Stopped(u64),
+    /// Everything is acknowledged, its end included, and what the peer sent was read to its end.
+    Gone,
+}
+
+/// A datagram was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DatagramRefusal {
+    /// As many wait as may.
+    Full,
+    /// It is larger than a packet of this path holds, or the peer takes none.
+    TooLarge,
+}
+
+/// Datagrams of the peer that nobody took yet.
+#[derive(Default)]
+pub(super) struct Arrived {
+    kept: VecDeque<Bytes>,
+    dropped: u64,
+}
+
+impl Conn {
+    /// What runs on it are an application's streams and datagrams.
+    pub(super) fn is_of_application(&self) -> bool {
+        self.knows_peer() && self.alpn() == Alpn::Streams
+    }
+
+    /// Opens a stream. None: not established, or as many are open as the peer allows; it allows
+    /// more as old ones end.
+    pub fn open(&mut self, direction: StreamDirection) -> Option<u64> {
+        match direction {
+            StreamDirection::Unidirectional => self.open_uni(),
+            StreamDirection::Bidirectional => {
+                if !self.is_established() || self.quiche.peer_streams_left_bidi() == 0 {
+                    return None;
+                }
+                let stream = self.next_bidi * 4 + u64::from(self.quiche.is_server());
+                self.prioritise(stream, DEFAULT_URGENCY).ok()?;
+                self.next_bidi += 1;
+                self.sending.outgoing.data_opened(&mut self.quiche, stream);
+                Some(stream)
+            }
+        }
+    }
+
+    /// The peer opened a stream that goes both ways, and something is to be sent in it.
+    pub fn adopt(&mut self, stream: u64) {
+        // One that is over already needs no place among the others.
+        if self.prioritise(stream, DEFAULT_URGENCY).is_ok() {
+            self.sending.outgoing.data_opened(&mut self.quiche, stream);
+        }
+    }
+
+    /// Which streams go first where all cannot: those of lower urgency.
+    ///
+    /// # Errors
+    /// The stream is over.
+    pub fn prioritise(&mut self, stream: u64, urgency: u8) -> Result<(), StreamError> {
+        Ok(self.quiche.act().stream_priority(stream, urgency, false)?)
+    }
+
+    /// As [`Conn::send`], and of what is taken `mark` is shared until the peer has acknowledged it.
+    ///
+    /// # Errors
+    /// The peer stopped the stream, or it is finished.
+    pub fn write(
+        &mut self,
+        stream: u64,
+        (data, fin): (Bytes, bool),
+        mark: &Arc<()>,
+    ) -> Result<Option<Bytes>, StreamError> {
+        self.give(stream, (data, fin), |bytes| Given::marked(bytes, mark))
+    }
+
+    /// How far the sending half of a stream is. (`stream_writable_next` would name those that the
+    /// peer stopped, unless it has named them before for their room.)
+    pub fn send_state(&mut self, stream: u64) -> SendState {
+        match self.quiche.act().stream_capacity(stream) {
+            Ok(_) => SendState::Open,
+            Err(quiche::Error::StreamStopped(code)) => SendState::Stopped(code),
+            Err(_) => SendState::Gone,
+        }
+    }
+
+    /// How often something was sent again, or may have been.
+    pub fn losses(&self) -> u64 {
+        let path = self.snapshot();
+        path.lost_packets + path.probe_timeouts as u64
+    }
+
+    /// Packets that came so far: as long as they are as many, no stream's state is another one.
+    pub fn received_packets(&self) -> u64 {
+        self.packets_received
+    }
+
+    /// Largest datagram that the path carries now; None: the peer takes none.
+    pub fn most_datagram_bytes(&self) -> Option<usize> {
+        self.quiche.dgram_max_writable_len()
+    }
+
+    /// Queues a datagram.
+    ///
+    /// # Errors
+    /// It is too large, or as many wait as may.
+    pub fn send_datagram(&mut self, bytes: &[u8]) -> Result<(), DatagramRefusal> {
+        match self.quiche.act().dgram_send(bytes) {
+            Ok(()) => Ok(()),
+            Err(quiche::Error::Done) => Err(DatagramRefusal::Full),
+            Err(_) => Err(DatagramRefusal::TooLarge),
+        }
+    }
+
+    /// The oldest datagram of the peer that is kept.
+    pub fn next_datagram(&mut self) -> Option<Bytes> {
+        self.arrived.kept.pop_front()
+    }
+
+    /// How many datagrams of the peer nobody took in time.
+    pub fn dropped_datagrams(&self) -> u64 {
+        self.arrived.dropped
+    }
+
+    /// Takes all datagrams that quiche has: kept there, they weigh.
+    pub(super) fn keep_datagrams(&mut self) {
+        let mut quiche = self.quiche.act();
+        while let Ok(datagram) = quiche.dgram_recv_buf() {
+            if self.arrived.kept.len() >= DATAGRAMS_KEPT {
+                self.arrived.kept.pop_front();
+                self.arrived.dropped += 1;
+            }
+            // The copy is not quiche's, and what was quiche's goes while it is on the scale.
+            let copy = weigh::uncounted(|| Bytes::copy_from_slice(&datagram));
+            self.arrived.kept.push_back(copy);
+        }
+    }
+}

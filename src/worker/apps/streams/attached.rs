@@ -1,0 +1,322 @@
+//! One connection between its handles and its worker: who wants what, what came, and why it is
+//! over.
+//!
+//! A handle leaves a wish and has the connection given a turn; the worker takes what is there,
+//! leaves what arrived, and wakes who waits. No lock is held while anybody waits.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use event_listener::{Event, EventListener};
+
+use super::pipe::Pipe;
+use crate::ids::{Fingerprint, WorkerId};
+use crate::quic::{CloseReason, PathSnapshot, StreamDirection};
+use crate::worker::shared::Shared;
+
+/// Datagrams that wait in either direction; older ones are dropped for newer ones.
+pub(crate) const DATAGRAMS_MAX: usize = 64;
+
+/// Streams of the peer, of one direction, that wait to be accepted. The others stay with the
+/// transport, and their peer has no credit for more.
+pub(super) const INCOMING_MAX: usize = 64;
+
+/// What is known of a connection from its handshake on.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) peer: Fingerprint,
+    pub(crate) address: SocketAddr,
+    pub(crate) protocol: Vec<u8>,
+    pub(crate) is_server: bool,
+}
+
+/// Numbers of a connection's path, as of some moment within the last tenth of a second, or of its
+/// end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionStatistics {
+    /// Smoothed round-trip time (RFC 9002 §5.3).
+    pub rtt: Duration,
+    /// Least round-trip time; `None` before the first sample.
+    pub min_rtt: Option<Duration>,
+    /// Congestion window, in bytes.
+    pub cwnd_bytes: u64,
+    /// QUIC packets.
+    pub sent_packets: u64,
+    pub received_packets: u64,
+    /// Packets declared lost (RFC 9002 §6).
+    pub lost_packets: u64,
+    /// UDP payload.
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    /// Datagrams that were dropped here for newer ones, in either direction.
+    pub dropped_datagrams: u64,
+}
+
+/// Streams of one direction that are not handles yet.
+#[derive(Default)]
+pub(super) struct Openings {
+    /// How many callers wait for one of ours.
+    wanted: usize,
+    opened: VecDeque<Arc<Pipe>>,
+    /// The peer's.
+    incoming: VecDeque<Arc<Pipe>>,
+}
+
+#[derive(Default)]
+struct AttachedState {
+    end: Option<CloseReason>,
+    /// A handle wants it closed.
+    close: Option<(u64, String)>,
+    bidirectional: Openings,
+    unidirectional: Openings,
+    /// Streams that the worker is to look at.
+    asked: Vec<Arc<Pipe>>,
+    to_send: VecDeque<Bytes>,
+    arrived: VecDeque<Bytes>,
+    statistics: ConnectionStatistics,
+    dropped_to_send: u64,
+    dropped_arrived: u64,
+}
+
+impl AttachedState {
+    fn openings(&mut self, direction: StreamDirection) -> &mut Openings {
+        match direction {
+            StreamDirection::Bidirectional => &mut self.bidirectional,
+            StreamDirection::Unidirectional => &mut self.unidirectional,
+        }
+    }
+}
+
+/// A connection with handles.
+pub(crate) struct Attached {
+    pub(crate) facts: Facts,
+    workers: Arc<Shared>,
+    worker: WorkerId,
+    /// In the worker's table.
+    key: usize,
+    serial: u64,
+    /// It stands in the list of those that are to have a turn.
+    wants_turn: AtomicBool,
+    state: Mutex<AttachedState>,
+    /// Something happened that a caller may wait for.
+    changed: Event,
+    most_datagram_bytes: AtomicUsize,
+}
+
+/// Where a connection is: on a worker, in its table, and which of those that had the place.
+pub(super) struct Place {
+    pub(super) worker: WorkerId,
+    pub(super) key: usize,
+    pub(super) serial: u64,
+}
+
+impl Attached {
+    pub(super) fn new(facts: Facts, workers: Arc<Shared>, place: Place) -> Attached {
+        let Place {
+            worker,
+            key,
+            serial,
+        } = place;
+        Attached {
+            facts,
+            workers,
+            worker,
+            key,
+            serial,
+            wants_turn: AtomicBool::new(false),
+            state: Mutex::default(),
+            changed: Event::new(),
+            most_datagram_bytes: AtomicUsize::new(0),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, AttachedState> {
+        // Every critical section leaves it whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn want_turn(&self) {
+        if !self.wants_turn.swap(true, Ordering::AcqRel)
+            && let Some(mailbox) = self.workers.mailboxes.get(self.worker.0 as usize)
+        {
+            mailbox.want_turn(self.key, self.serial);
+        }
+    }
+}
+
+/// The handles' side.
+impl Attached {
+    /// Resolves when something happens; to be made before what is waited for is looked at.
+    pub(crate) fn listen(&self) -> EventListener {
+        self.changed.listen()
+    }
+
+    pub(crate) fn end(&self) -> Option<CloseReason> {
+        self.state().end.clone()
+    }
+
+    pub(crate) fn close(&self, code: u64, reason: &str) {
+        self.state().close.get_or_insert((code, reason.to_owned()));
+        self.want_turn();
+    }
+
+    /// The worker is to look at a stream.
+    pub(crate) fn ask(&self, pipe: &Arc<Pipe>) {
+        if pipe.ask() {
+            self.state().asked.push(Arc::clone(pipe));
+        }
+        self.want_turn();
+    }
+
+    /// One more caller waits for a stream of ours, or one less.
+    pub(crate) fn want_stream(&self, direction: StreamDirection, wants: bool) {
+        let mut state = self.state();
+        let openings = state.openings(direction);
+        match wants {
+            true => openings.wanted += 1,
+            false => openings.wanted -= 1,
+        }
+        let is_missing = openings.opened.len() < openings.wanted;
+        drop(state);
+        if is_missing {
+            self.want_turn();
+        }
+    }
+
+    /// A stream of ours for who wants one.
+    pub(crate) fn take_opened(&self, direction: StreamDirection) -> Option<Arc<Pipe>> {
+        self.state().openings(direction).opened.pop_front()
+    }
+
+    /// A stream of the peer.
+    pub(crate) fn take_incoming(&self, direction: StreamDirection) -> Option<Arc<Pipe>> {
+        let mut state = self.state();
+        let incoming = &mut state.openings(direction).incoming;
+        let was_full = incoming.len() >= INCOMING_MAX;
+        let pipe = incoming.pop_front();
+        drop(state);
+        if was_full {
+            self.want_turn();
+        }
+        pipe
+    }
+
+    pub(crate) fn send_datagram(&self, bytes: Bytes) {
+        let mut state = self.state();
+        if state.to_send.len() >= DATAGRAMS_MAX {
+            state.to_send.pop_front();
+            state.dropped_to_send += 1;
+        }
+        state.to_send.push_back(bytes);
+        drop(state);
+        self.want_turn();
+    }
+
+    pub(crate) fn take_datagram(&self) -> Option<Bytes> {
+        self.state().arrived.pop_front()
+    }
+
+    /// 0: the peer takes none.
+    pub(crate) fn most_datagram_bytes(&self) -> usize {
+        self.most_datagram_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn statistics(&self) -> ConnectionStatistics {
+        self.state().statistics.clone()
+    }
+}
+
+/// The worker's side.
+impl Attached {
+    /// What handles left is looked at now: whoever leaves something later wants another turn.
+    pub(super) fn begin_turn(&self, asked: &mut Vec<Arc<Pipe>>) {
+        self.wants_turn.store(false, Ordering::Release);
+        asked.append(&mut self.state().asked);
+    }
+
+    pub(super) fn take_close(&self) -> Option<(u64, String)> {
+        self.state().close.take()
+    }
+
+    /// Whether another stream of ours is to be opened.
+    pub(super) fn wants_stream(&self, direction: StreamDirection) -> bool {
+        let mut state = self.state();
+        let openings = state.openings(direction);
+        openings.opened.len() < openings.wanted
+    }
+
+    pub(super) fn opened(&self, direction: StreamDirection, pipe: Arc<Pipe>) {
+        self.state().openings(direction).opened.push_back(pipe);
+        self.changed.notify(usize::MAX);
+    }
+
+    pub(super) fn has_room_for_incoming(&self, direction: StreamDirection) -> bool {
+        self.state().openings(direction).incoming.len() < INCOMING_MAX
+    }
+
+    pub(super) fn incoming(&self, direction: StreamDirection, pipe: Arc<Pipe>) {
+        self.state().openings(direction).incoming.push_back(pipe);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// The next datagram, without taking it.
+    pub(super) fn next_to_send(&self) -> Option<Bytes> {
+        self.state().to_send.front().cloned()
+    }
+
+    pub(super) fn sent_datagram(&self) {
+        self.state().to_send.pop_front();
+    }
+
+    pub(super) fn arrived(&self, datagram: Bytes) {
+        let mut state = self.state();
+        if state.arrived.len() >= DATAGRAMS_MAX {
+            state.arrived.pop_front();
+            state.dropped_arrived += 1;
+        }
+        state.arrived.push_back(datagram);
+        drop(state);
+        self.changed.notify(usize::MAX);
+    }
+
+    pub(super) fn set_most_datagram(&self, bytes: Option<usize>) {
+        let bytes = bytes.unwrap_or(0);
+        self.most_datagram_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn measured(&self, path: &PathSnapshot, dropped_before: u64) {
+        let mut state = self.state();
+        let dropped = state.dropped_to_send + state.dropped_arrived + dropped_before;
+        state.statistics = ConnectionStatistics {
+            rtt: path.rtt,
+            min_rtt: path.min_rtt,
+            cwnd_bytes: path.cwnd_bytes as u64,
+            sent_packets: path.sent_packets,
+            received_packets: path.received_packets,
+            lost_packets: path.lost_packets,
+            sent_bytes: path.sent_bytes,
+            received_bytes: path.received_bytes,
+            dropped_datagrams: dropped,
+        };
+    }
+
+    /// It is over, if it was not before.
+    pub(super) fn ended(&self, reason: CloseReason) {
+        self.state().end.get_or_insert(reason);
+        self.changed.notify(usize::MAX);
+    }
+}
+
+/// A handle's part in a connection: when the last goes, it is closed.
+pub(crate) struct Hold(pub(crate) Arc<Attached>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.close(0, "");
+    }
+}

@@ -1,0 +1,367 @@
+//! How connections with handles begin: dialled for one who waits, or accepted and left for whoever
+//! accepts next.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use event_listener::{Event, EventListener};
+use landro_sys::{UdpOptions, UdpSocket};
+
+use super::attached::{Attached, Facts, Hold, Place};
+use super::running::StreamsApp;
+use crate::ids::Fingerprint;
+use crate::quic::{CloseReason, Setup};
+use crate::worker::Worker;
+use crate::worker::addresses::{AddressStep, Addresses};
+use crate::worker::connections::app::{App, Handshake};
+use crate::worker::connections::connection::Connection;
+use crate::worker::connections::{Destination, PeerShare};
+use crate::worker::paths::Path;
+
+/// Connections that wait to be accepted, of a process; who comes then is turned away.
+const INCOMING_MAX: usize = 128;
+
+/// Connections that a worker dials at a time.
+const DIALS_MAX: usize = 256;
+
+const ANOTHER_ANSWERED: &str = "another address answered before";
+const NOBODY_WAITS: &str = "nobody waits for this connection any more";
+const TOO_MANY: &str = "too many connections of this identity";
+const NOBODY_ACCEPTS: &str = "as many connections wait to be accepted as may";
+
+/// Why there is no connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ConnectFailure {
+    /// As many are being dialled as may.
+    Busy,
+    /// What each address said.
+    NoAnswer(String),
+    /// Whoever answered is not trusted, or does not trust us.
+    Refused {
+        by_peer: bool,
+        shown: Option<Fingerprint>,
+    },
+    /// The engine ends.
+    ShuttingDown,
+}
+
+/// Whom to connect to, and who waits for it.
+pub struct ConnectStart {
+    pub to: Vec<SocketAddr>,
+    /// Whom to trust, what to speak.
+    pub setup: Setup,
+    pub socket_options: UdpOptions,
+    pub answer: Arc<Answer>,
+}
+
+/// What came of dialling, for the one who waits.
+#[derive(Default)]
+pub struct Answer {
+    result: Mutex<Option<Result<Hold, ConnectFailure>>>,
+    changed: Event,
+    /// Who waited does not any more.
+    is_forgotten: AtomicBool,
+}
+
+impl Answer {
+    pub(crate) fn listen(&self) -> EventListener {
+        self.changed.listen()
+    }
+
+    pub(crate) fn take(&self) -> Option<Result<Hold, ConnectFailure>> {
+        self.result().take()
+    }
+
+    pub(crate) fn forget(&self) {
+        self.is_forgotten.store(true, Ordering::Release);
+        // A connection that came at the same moment is closed.
+        drop(self.take());
+    }
+
+    /// Nobody dials.
+    pub(crate) fn refuse(&self, failure: ConnectFailure) {
+        self.give(Err(failure));
+    }
+
+    fn give(&self, result: Result<Hold, ConnectFailure>) {
+        *self.result() = Some(result);
+        self.changed.notify(usize::MAX);
+        if self.is_forgotten.load(Ordering::Acquire) {
+            drop(self.take());
+        }
+    }
+
+    fn result(&self) -> MutexGuard<'_, Option<Result<Hold, ConnectFailure>>> {
+        self.result.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Connections that wait to be accepted by whoever holds the listener.
+#[derive(Default)]
+pub(crate) struct Incoming {
+    waiting: Mutex<VecDeque<Hold>>,
+    changed: Event,
+    is_over: AtomicBool,
+}
+
+impl Incoming {
+    pub(crate) fn listen(&self) -> EventListener {
+        self.changed.listen()
+    }
+
+    pub(crate) fn take(&self) -> Option<Hold> {
+        self.waiting().pop_front()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
+    /// Nothing comes any more.
+    pub(crate) fn end(&self) {
+        self.is_over.store(true, Ordering::Release);
+        let waiting = std::mem::take(&mut *self.waiting());
+        drop(waiting);
+        self.changed.notify(usize::MAX);
+    }
+
+    fn is_full(&self) -> bool {
+        self.waiting().len() >= INCOMING_MAX || self.is_over()
+    }
+
+    fn leave(&self, hold: Hold) {
+        self.waiting().push_back(hold);
+        self.changed.notify(usize::MAX);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Hold>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One peer that is being dialled.
+struct Dial {
+    addresses: Addresses,
+    setup: Setup,
+    options: UdpOptions,
+    answer: Arc<Answer>,
+    refused: Option<ConnectFailure>,
+}
+
+/// Peers that a worker dials, and the sockets it dials from.
+#[derive(Default)]
+pub(crate) struct Dials {
+    all: slab::Slab<Dial>,
+    v4: Option<usize>,
+    v6: Option<usize>,
+}
+
+impl Dials {
+    /// When the next address is dialled although nothing happened.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.all
+            .iter()
+            .filter_map(|(_, dial)| dial.addresses.due())
+            .min()
+    }
+}
+
+impl Worker {
+    pub(crate) fn start_connecting(&mut self, start: ConnectStart) {
+        let failure = match self.io.stopping {
+            Some(_) => Some(ConnectFailure::ShuttingDown),
+            None if self.dials.all.len() >= DIALS_MAX => Some(ConnectFailure::Busy),
+            None => None,
+        };
+        if let Some(failure) = failure {
+            return start.answer.give(Err(failure));
+        }
+        let to = start.to.into_iter().map(Path::to).collect();
+        let dial = self.dials.all.insert(Dial {
+            addresses: Addresses::new(to, self.io.now),
+            setup: start.setup,
+            options: start.socket_options,
+            answer: start.answer,
+            refused: None,
+        });
+        self.go_on_dialling(dial);
+    }
+
+    /// Dials the addresses whose time has come.
+    pub(crate) fn connect_when_due(&mut self) {
+        let is_due = |dial: &Dial| dial.addresses.due().is_some_and(|at| at <= self.io.now);
+        let due = self.dials.all.iter().filter(|(_, dial)| is_due(dial));
+        for dial in due.map(|(dial, _)| dial).collect::<Vec<_>>() {
+            self.go_on_dialling(dial);
+        }
+    }
+
+    fn go_on_dialling(&mut self, dial: usize) {
+        let now = self.io.now;
+        while let Some(dialled) = self.dials.all.get_mut(dial) {
+            match dialled.addresses.step(now) {
+                AddressStep::Dial(path) => {
+                    if let Err(why) = self.connect(dial, path.peer)
+                        && let Some(dialled) = self.dials.all.get_mut(dial)
+                    {
+                        dialled.addresses.failed(now, path, why, false);
+                    }
+                }
+                AddressStep::GiveUp(path) => {
+                    dialled
+                        .addresses
+                        .failed(now, path, "in time".to_owned(), false);
+                    self.give_up_connecting(dial, |it| it.peer == path.peer);
+                }
+                AddressStep::Wait => return,
+                AddressStep::Failed(why) => {
+                    let dialled = self.dials.all.remove(dial);
+                    let failure = dialled.refused.unwrap_or(ConnectFailure::NoAnswer(why));
+                    return dialled.answer.give(Err(failure));
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, dial: usize, peer: SocketAddr) -> Result<(), String> {
+        let no_way = |error| format!("for there is no way there: {error}");
+        let socket = self.socket_for(dial, peer).map_err(no_way)?;
+        let route = landro_sys::route_to(peer, None).map_err(no_way)?;
+        let (Some(dialled), Some(listener)) =
+            (self.dials.all.get_mut(dial), self.listeners.get(socket))
+        else {
+            return Ok(());
+        };
+        let to = Destination {
+            socket: listener.socket,
+            local: SocketAddr::new(route.local, listener.local.port()),
+            peer,
+            bind: None,
+            steer: None,
+            ticket: None,
+        };
+        let handshake = Handshake::Connecting { dial };
+        self.connections
+            .dial(&mut self.io, &mut dialled.setup, to, handshake)
+    }
+
+    /// One socket of each family for all who are dialled: connection ids tell them apart.
+    fn socket_for(&mut self, dial: usize, peer: SocketAddr) -> std::io::Result<usize> {
+        let known = match peer {
+            SocketAddr::V4(_) => self.dials.v4,
+            SocketAddr::V6(_) => self.dials.v6,
+        };
+        if let Some(socket) = known {
+            return Ok(socket);
+        }
+        let any = match peer {
+            SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+            SocketAddr::V6(_) => SocketAddr::from(([0_u16; 8], 0)),
+        };
+        let Some(dial) = self.dials.all.get(dial) else {
+            return Err(std::io::ErrorKind::NotConnected.into());
+        };
+        let socket = UdpSocket::bind(any, &dial.options)?;
+        let socket = self.listeners.add(&mut self.io.driver, socket, None)?;
+        match peer {
+            SocketAddr::V4(_) => self.dials.v4 = Some(socket),
+            SocketAddr::V6(_) => self.dials.v6 = Some(socket),
+        }
+        Ok(socket)
+    }
+
+    fn give_up_connecting(&mut self, dial: usize, is_it: impl Fn(&Connection) -> bool) {
+        let found = self
+            .connections
+            .iter()
+            .filter(|(_, it)| it.app.connects_for() == Some(dial) && is_it(it));
+        for key in found.map(|(key, _)| key).collect::<Vec<_>>() {
+            self.connections.close(&self.io, key, 0, ANOTHER_ANSWERED);
+        }
+    }
+
+    /// The handshake of a connection that a handle waits for is complete.
+    pub(crate) fn connected(&mut self, key: usize, dial: usize, peer: Fingerprint) {
+        if !self.dials.all.contains(dial) {
+            return self.connections.close(&self.io, key, 0, ANOTHER_ANSWERED);
+        }
+        let dialled = self.dials.all.remove(dial);
+        let Some(hold) = self.attach(key, peer) else {
+            return;
+        };
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.app = App::Streams(Box::new(StreamsApp::new(Arc::clone(&hold.0))));
+            connection.deadline = None;
+        }
+        self.give_up_connecting(dial, |_| true);
+        dialled.answer.give(Ok(hold));
+        self.connections.touch(key);
+    }
+
+    /// A peer's handshake is complete, in which it asked for a protocol of the embedding program.
+    pub(crate) fn streams_arrived(&mut self, key: usize, peer: Fingerprint) {
+        let Some(hold) = self.attach(key, peer) else {
+            return;
+        };
+        let app = App::Streams(Box::new(StreamsApp::new(Arc::clone(&hold.0))));
+        // The handshake asked whether it is trusted, resumed or not.
+        self.connections.decide(&self.io, key, app, true);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.deadline = None;
+        }
+        let share = self.connections.share_of(&self.io, &peer);
+        let incoming = self.io.shared.incoming.clone();
+        match (share, incoming) {
+            (PeerShare::Beyond, _) => self.connections.close(&self.io, key, 0, TOO_MANY),
+            (PeerShare::FarBeyond, _) => self.connections.evict(&mut self.io, key, TOO_MANY),
+            (PeerShare::Within, Some(incoming)) if !incoming.is_full() => incoming.leave(hold),
+            (PeerShare::Within, _) => self.connections.close(&self.io, key, 0, NOBODY_ACCEPTS),
+        }
+        self.connections.touch(key);
+    }
+
+    fn attach(&mut self, key: usize, peer: Fingerprint) -> Option<Hold> {
+        let connection = self.connections.get(key)?;
+        let conn = connection.conn.quic()?;
+        let facts = Facts {
+            peer,
+            address: connection.peer,
+            protocol: conn.protocol().to_vec(),
+            is_server: conn.is_server(),
+        };
+        let place = Place {
+            worker: self.io.id,
+            key,
+            serial: connection.serial,
+        };
+        let attached = Attached::new(facts, Arc::clone(&self.io.shared), place);
+        Some(Hold(Arc::new(attached)))
+    }
+
+    /// A connection that was dialled for a handle is gone before its handshake was complete.
+    pub(crate) fn not_connected(&mut self, dial: usize, gone: &Connection) {
+        let Some(dialled) = self.dials.all.get_mut(dial) else {
+            return;
+        };
+        let closed = gone.close_reason();
+        if let Some(CloseReason::IdentityRefused { by_peer, .. }) = closed {
+            let shown = gone.conn.shown_fingerprint();
+            dialled.refused = Some(ConnectFailure::Refused { by_peer, shown });
+        }
+        let why = closed.map_or_else(|| NOBODY_WAITS.to_owned(), |reason| reason.to_string());
+        dialled
+            .addresses
+            .failed(self.io.now, Path::to(gone.peer), why, false);
+        self.go_on_dialling(dial);
+    }
+
+    /// The process ends: nobody waits for what is being dialled.
+    pub(crate) fn stop_connecting(&mut self) {
+        for dialled in std::mem::take(&mut self.dials.all) {
+            dialled.1.answer.give(Err(ConnectFailure::ShuttingDown));
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! One stream between its handles and its worker: bytes that wait for the other side, and how far
+//! each direction is.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Bytes that a handle may have waiting for the worker before it waits itself. One piece may go
+/// beyond that: it is in the caller's memory anyway.
+pub(crate) const SEND_AHEAD_BYTES: usize = 256 << 10;
+
+/// Pieces of less are put together: each costs a slot, and the worker a call of the transport.
+const SMALL_BYTES: usize = 16 << 10;
+
+/// The sending half.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SendPhase {
+    /// Next: any other.
+    Open,
+    /// No more is written. Next: Delivered, Resetting, Stopped, Lost.
+    Finishing,
+    /// The peer has everything and has said so.
+    Delivered,
+    /// What was not sent is given up, with this code.
+    Reset(u64),
+    /// The peer wants no more, with this code.
+    Stopped(u64),
+    /// With the connection.
+    Lost,
+}
+
+/// The receiving half.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ReceivePhase {
+    /// Next: any other.
+    Open,
+    /// The peer's last byte is here.
+    Ended,
+    /// The peer gave up, with this code.
+    Reset(u64),
+    /// We want no more, with this code.
+    Stopped(u64),
+    /// With the connection.
+    Lost,
+}
+
+#[derive(Debug)]
+struct Outward {
+    pieces: VecDeque<Bytes>,
+    /// Small ones, behind all others.
+    tail: BytesMut,
+    queued_bytes: usize,
+    /// What is here is to leave, and not to wait for more.
+    is_flushed: bool,
+    phase: SendPhase,
+    urgency: Option<u8>,
+    waker: Option<Waker>,
+}
+
+#[derive(Debug)]
+struct Inward {
+    pieces: VecDeque<Bytes>,
+    kept_bytes: usize,
+    phase: ReceivePhase,
+    /// The worker waits until less than half of this is kept.
+    held_above_bytes: Option<usize>,
+    waker: Option<Waker>,
+}
+
+/// A stream.
+#[derive(Debug)]
+pub(crate) struct Pipe {
+    pub(crate) id: u64,
+    /// It stands in the list of those that the worker is to look at.
+    pub(super) is_asked: AtomicBool,
+    outward: Mutex<Outward>,
+    inward: Mutex<Inward>,
+}
+
+/// What the worker takes of a stream to send.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Next {
+    Piece {
+        bytes: Bytes,
+        is_last: bool,
+    },
+    /// Everything was taken, and no more comes.
+    End,
+    /// Nothing is there now.
+    Nothing,
+}
+
+impl Pipe {
+    pub(super) fn new(id: u64) -> Pipe {
+        Pipe {
+            id,
+            is_asked: AtomicBool::new(false),
+            outward: Mutex::new(Outward {
+                pieces: VecDeque::new(),
+                tail: BytesMut::new(),
+                queued_bytes: 0,
+                is_flushed: false,
+                phase: SendPhase::Open,
+                urgency: None,
+                waker: None,
+            }),
+            inward: Mutex::new(Inward {
+                pieces: VecDeque::new(),
+                kept_bytes: 0,
+                phase: ReceivePhase::Open,
+                held_above_bytes: None,
+                waker: None,
+            }),
+        }
+    }
+
+    fn outward(&self) -> MutexGuard<'_, Outward> {
+        // Every critical section leaves it whole.
+        self.outward.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn inward(&self) -> MutexGuard<'_, Inward> {
+        self.inward.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The worker is to look at it. False: it was to before.
+    pub(super) fn ask(&self) -> bool {
+        !self.is_asked.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// The handle's side of sending.
+impl Pipe {
+    pub(crate) fn send_phase(&self) -> SendPhase {
+        self.outward().phase
+    }
+
+    /// Leaves bytes for the worker when there is room; `take` is told how much. Ready with another
+    /// phase than Open: nothing more is taken.
+    pub(crate) fn poll_write(
+        &self,
+        context: &mut Context<'_>,
+        take: impl FnOnce(usize) -> Written,
+    ) -> Poll<Result<usize, SendPhase>> {
+        let mut outward = self.outward();
+        if outward.phase != SendPhase::Open {
+            return Poll::Ready(Err(outward.phase));
+        }
+        if outward.queued_bytes >= SEND_AHEAD_BYTES {
+            keep(&mut outward.waker, context);
+            return Poll::Pending;
+        }
+        let written = take(SEND_AHEAD_BYTES - outward.queued_bytes);
+        Poll::Ready(Ok(outward.push(written)))
+    }
+
+    /// What was written is to leave. False: nothing new was, since this was last said.
+    pub(crate) fn flush(&self) -> bool {
+        !std::mem::replace(&mut self.outward().is_flushed, true)
+    }
+
+    /// Ready when the worker has taken everything.
+    pub(crate) fn poll_taken(&self, context: &mut Context<'_>) -> Poll<Result<(), SendPhase>> {
+        let mut outward = self.outward();
+        match outward.phase {
+            SendPhase::Open | SendPhase::Finishing if outward.queued_bytes > 0 => {
+                keep(&mut outward.waker, context);
+                Poll::Pending
+            }
+            SendPhase::Open | SendPhase::Finishing | SendPhase::Delivered => Poll::Ready(Ok(())),
+            over @ (SendPhase::Reset(_) | SendPhase::Stopped(_) | SendPhase::Lost) => {
+                Poll::Ready(Err(over))
+            }
+        }
+    }
+
+    /// Ready when the sending half is over, with how.
+    pub(crate) fn poll_over(&self, context: &mut Context<'_>) -> Poll<SendPhase> {
+        let mut outward = self.outward();
+        match outward.phase {
+            SendPhase::Open | SendPhase::Finishing => {
+                keep(&mut outward.waker, context);
+                Poll::Pending
+            }
+            over => Poll::Ready(over),
+        }
+    }
+
+    /// No more is written. Gives the phase before.
+    pub(crate) fn finish(&self) -> SendPhase {
+        let mut outward = self.outward();
+        let before = outward.phase;
+        if before == SendPhase::Open {
+            outward.phase = SendPhase::Finishing;
+        }
+        before
+    }
+
+    /// Gives up what was not sent, unless all is over. False: it is.
+    pub(crate) fn reset(&self, code: u64) -> bool {
+        let mut outward = self.outward();
+        let goes_on = matches!(outward.phase, SendPhase::Open | SendPhase::Finishing);
+        if goes_on {
+            outward.end(SendPhase::Reset(code));
+        }
+        goes_on
+    }
+
+    pub(crate) fn set_urgency(&self, urgency: u8) {
+        self.outward().urgency = Some(urgency);
+    }
+}
+
+/// What a handle writes.
+pub(crate) enum Written {
+    Copied(BytesMut),
+    Owned(Bytes),
+}
+
+impl Outward {
+    fn push(&mut self, written: Written) -> usize {
+        self.is_flushed = false;
+        let bytes = match written {
+            Written::Copied(bytes) if bytes.len() < SMALL_BYTES => {
+                let len = bytes.len();
+                self.tail.unsplit(bytes);
+                if self.tail.len() >= SMALL_BYTES {
+                    self.close_tail();
+                }
+                self.queued_bytes += len;
+                return len;
+            }
+            Written::Copied(bytes) => bytes.freeze(),
+            Written::Owned(bytes) => bytes,
+        };
+        self.close_tail();
+        let len = bytes.len();
+        self.queued_bytes += len;
+        if len > 0 {
+            self.pieces.push_back(bytes);
+        }
+        len
+    }
+
+    fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.pieces.push_back(self.tail.split().freeze());
+        }
+    }
+
+    fn end(&mut self, phase: SendPhase) {
+        self.phase = phase;
+        self.pieces.clear();
+        self.tail = BytesMut::new();
+        self.queued_bytes = 0;
+        wake(&mut self.waker);
+    }
+}
+
+/// The worker's side of sending.
+impl Pipe {
+    /// The next piece of at most so many bytes.
+    pub(super) fn next_piece(&self, most_bytes: usize) -> Next {
+        let mut outward = self.outward();
+        if outward.pieces.is_empty() {
+            outward.close_tail();
+        }
+        let is_finishing = outward.phase == SendPhase::Finishing;
+        let Some(first) = outward.pieces.front_mut() else {
+            return match is_finishing {
+                true => Next::End,
+                false => Next::Nothing,
+            };
+        };
+        let bytes = first.split_to(first.len().min(most_bytes));
+        if !first.has_remaining() {
+            outward.pieces.pop_front();
+        }
+        outward.queued_bytes -= bytes.len();
+        if outward.queued_bytes <= SEND_AHEAD_BYTES / 2 {
+            wake(&mut outward.waker);
+        }
+        let is_last = is_finishing && outward.queued_bytes == 0;
+        Next::Piece { bytes, is_last }
+    }
+
+    /// Whether what was taken last is to leave though nothing follows.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.outward().is_flushed
+    }
+
+    /// Whether nothing waits to be taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.outward().queued_bytes == 0
+    }
+
+    pub(super) fn take_urgency(&self) -> Option<u8> {
+        self.outward().urgency.take()
+    }
+
+    /// The sending half is over, if it was not before.
+    pub(super) fn end_sending(&self, phase: SendPhase) {
+        let mut outward = self.outward();
+        if matches!(outward.phase, SendPhase::Open | SendPhase::Finishing) {
+            outward.end(phase);
+        }
+    }
+}
+
+/// The handle's side of receiving.
+impl Pipe {
+    /// Takes at most so many bytes. Ready with none and a phase: no more comes. The flag: the
+    /// worker is to be told that there is room.
+    pub(crate) fn poll_read(
+        &self,
+        context: &mut Context<'_>,
+        most_bytes: usize,
+    ) -> Poll<(Result<Bytes, ReceivePhase>, bool)> {
+        let mut inward = self.inward();
+        if let ReceivePhase::Stopped(_) = inward.phase {
+            return Poll::Ready((Err(inward.phase), false));
+        }
+        let Some(first) = inward.pieces.front_mut() else {
+            if inward.phase == ReceivePhase::Open {
+                keep(&mut inward.waker, context);
+                return Poll::Pending;
+            }
+            return Poll::Ready((Err(inward.phase), false));
+        };
+        let bytes = first.split_to(first.len().min(most_bytes));
+        if !first.has_remaining() {
+            inward.pieces.pop_front();
+        }
+        inward.kept_bytes -= bytes.len();
+        let kept_bytes = inward.kept_bytes;
+        let waits = inward
+            .held_above_bytes
+            .take_if(|most| kept_bytes < *most / 2);
+        let has_room = waits.is_some();
+        Poll::Ready((Ok(bytes), has_room))
+    }
+
+    /// Wants no more, unless it is over. False: it is.
+    pub(crate) fn stop(&self, code: u64) -> bool {
+        let mut inward = self.inward();
+        let goes_on = inward.phase == ReceivePhase::Open;
+        if goes_on {
+            inward.phase = ReceivePhase::Stopped(code);
+        }
+        inward.pieces.clear();
+        inward.kept_bytes = 0;
+        goes_on
+    }
+}
+
+/// The worker's side of receiving.
+impl Pipe {
+    pub(super) fn receive_phase(&self) -> ReceivePhase {
+        self.inward().phase
+    }
+
+    /// Whether so much is kept that the worker waits; the handle says when there is room.
+    pub(super) fn holds(&self, most_bytes: usize) -> bool {
+        let mut inward = self.inward();
+        let is_held = inward.kept_bytes >= most_bytes;
+        inward.held_above_bytes = is_held.then_some(most_bytes);
+        is_held
+    }
+
+    /// Leaves what arrived.
+    pub(super) fn arrive(&self, bytes: Bytes) {
+        let mut inward = self.inward();
+        if inward.phase == ReceivePhase::Open && !bytes.is_empty() {
+            inward.kept_bytes += bytes.len();
+            inward.pieces.push_back(bytes);
+            wake(&mut inward.waker);
+        }
+    }
+
+    /// The receiving half is over, if it was not before.
+    pub(super) fn end_receiving(&self, phase: ReceivePhase) {
+        let mut inward = self.inward();
+        if inward.phase == ReceivePhase::Open {
+            inward.phase = phase;
+            wake(&mut inward.waker);
+        }
+    }
+}
+
+fn keep(waker: &mut Option<Waker>, context: &Context<'_>) {
+    match waker {
+        Some(waker) => waker.clone_from(context.waker()),
+        None => *waker = Some(context.waker().clone()),
+    }
+}
+
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}

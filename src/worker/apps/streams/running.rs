@@ -1,0 +1,569 @@
+//! The worker's part of a connection with handles: what they left goes to the transport, what
+//! arrived is left for them.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::attached::Attached;
+use super::pipe::{Next, Pipe, ReceivePhase, SendPhase};
+use crate::quic::{CloseReason, Conn, DatagramRefusal, SendState, StreamDirection, StreamError};
+
+/// Stream bytes that may wait unsent in the transport: what waits for long is cold in cache when it
+/// is sealed, and a stream of higher urgency would wait behind it.
+const UNSENT_BYTES: usize = 128 << 10;
+
+/// What is taken of a stream at a time, before another has its turn.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// What one read brings at most.
+const READ_BYTES: usize = 64 << 10;
+
+/// A read of so much hands its buffer on; less is copied out of it, as a stream of short messages
+/// would otherwise hold 64 KiB for each.
+const HANDED_ON_BYTES: usize = 16 << 10;
+
+/// What is kept for all handles of a connection that do not read, divided among its streams; what
+/// is beyond that stays with the transport, whose windows are in the memory budget.
+const KEPT_BYTES: usize = 1 << 20;
+/// And of one stream: less would cost a turn for each read, more helps nobody on a LAN.
+const KEPT_OF_ONE: std::ops::RangeInclusive<usize> = (16 << 10)..=(256 << 10);
+
+/// Reads in one turn, before other connections have theirs.
+const READS_PER_TURN: usize = 16;
+
+/// How long the last byte of a stream waits for an end to go with it, where one that goes alone has
+/// to wait for all acknowledgements.
+const LAST_BYTE_WAITS: Duration = Duration::from_millis(1);
+
+/// An end that goes alone waits for so many round trips, and not less than so long, where something
+/// of its stream may have been sent twice: by then it is acknowledged, or lost.
+const QUIET_ROUND_TRIPS: u32 = 3;
+const QUIET_AT_LEAST: Duration = Duration::from_millis(10);
+
+/// How old statistics may be.
+const MEASURED_EVERY: Duration = Duration::from_millis(100);
+
+/// What runs on a connection with handles.
+pub(crate) struct StreamsApp {
+    pub(super) attached: Arc<Attached>,
+    streams: HashMap<u64, Running>,
+    /// Those with something to send, in the order of their turns.
+    sending: VecDeque<u64>,
+    /// Those with something to read, in the order of their turns.
+    readable: VecDeque<u64>,
+    /// Streams of the peer that found no room among those that wait to be accepted.
+    newcomers: VecDeque<u64>,
+    known_newcomers: HashSet<u64>,
+    /// What the next read fills.
+    buffer: Vec<u8>,
+    /// Packets that had come when the sending halves were last looked at.
+    looked_at: u64,
+    measured_at: Option<Instant>,
+    asked: Vec<Arc<Pipe>>,
+}
+
+/// One stream.
+struct Running {
+    pipe: Arc<Pipe>,
+    /// What was taken of it and found no room.
+    rest: Option<(Bytes, bool)>,
+    /// Until when that is kept back, or its end.
+    waits_until: Option<Instant>,
+    /// What [`Conn::losses`] said before anything was sent.
+    losses_before: u64,
+    /// Shared by all that is not acknowledged.
+    mark: Arc<()>,
+    sends: Sends,
+    is_receiving: bool,
+    is_in_sending: bool,
+    is_in_readable: bool,
+}
+
+/// How far the sending half is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sends {
+    /// Next: any other.
+    Open,
+    /// Its end is to go alone, once what went before is acknowledged. Next: Ended, Over.
+    Ending,
+    /// The transport has its end. Next: Over.
+    Ended,
+    Over,
+}
+
+impl StreamsApp {
+    pub(super) fn new(attached: Arc<Attached>) -> StreamsApp {
+        StreamsApp {
+            attached,
+            streams: HashMap::new(),
+            sending: VecDeque::new(),
+            readable: VecDeque::new(),
+            newcomers: VecDeque::new(),
+            known_newcomers: HashSet::new(),
+            buffer: Vec::new(),
+            looked_at: 0,
+            measured_at: None,
+            asked: Vec::new(),
+        }
+    }
+
+    /// Takes what handles left. Gives how the connection is to be closed, if it is.
+    pub(super) fn take_wishes(&mut self, conn: &mut Conn) -> Option<(u64, String)> {
+        let mut asked = std::mem::take(&mut self.asked);
+        self.attached.begin_turn(&mut asked);
+        for pipe in asked.drain(..) {
+            pipe.is_asked.store(false, Ordering::Release);
+            self.look_at(conn, &pipe);
+        }
+        self.asked = asked;
+        for direction in [
+            StreamDirection::Bidirectional,
+            StreamDirection::Unidirectional,
+        ] {
+            while self.attached.wants_stream(direction)
+                && let Some(stream) = conn.open(direction)
+            {
+                let is_receiving = direction == StreamDirection::Bidirectional;
+                let pipe = self.insert(conn, stream, (Sends::Open, is_receiving));
+                self.attached.opened(direction, pipe);
+            }
+        }
+        self.attached.take_close()
+    }
+
+    /// A handle did something with a stream.
+    fn look_at(&mut self, conn: &mut Conn, pipe: &Arc<Pipe>) {
+        let stream = pipe.id;
+        let Some(running) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        if let Some(urgency) = pipe.take_urgency() {
+            // One that is over needs none.
+            let _ = conn.prioritise(stream, urgency);
+        }
+        match pipe.send_phase() {
+            SendPhase::Open | SendPhase::Finishing => {
+                if running.sends == Sends::Open && !running.is_in_sending {
+                    running.is_in_sending = true;
+                    self.sending.push_back(stream);
+                }
+            }
+            SendPhase::Reset(code) if running.sends != Sends::Over => {
+                conn.shutdown_write(stream, code);
+                running.sends = Sends::Over;
+            }
+            SendPhase::Reset(_)
+            | SendPhase::Delivered
+            | SendPhase::Stopped(_)
+            | SendPhase::Lost => {}
+        }
+        match pipe.receive_phase() {
+            ReceivePhase::Stopped(code) if running.is_receiving => {
+                conn.shutdown_read(stream, code);
+                running.is_receiving = false;
+            }
+            ReceivePhase::Open if running.is_receiving && !running.is_in_readable => {
+                running.is_in_readable = true;
+                self.readable.push_back(stream);
+            }
+            ReceivePhase::Open
+            | ReceivePhase::Ended
+            | ReceivePhase::Reset(_)
+            | ReceivePhase::Stopped(_)
+            | ReceivePhase::Lost => {}
+        }
+        self.forget_if_over(stream);
+    }
+
+    fn insert(
+        &mut self,
+        conn: &Conn,
+        stream: u64,
+        (sends, is_receiving): (Sends, bool),
+    ) -> Arc<Pipe> {
+        let pipe = Arc::new(Pipe::new(stream));
+        let running = Running {
+            pipe: Arc::clone(&pipe),
+            rest: None,
+            waits_until: None,
+            losses_before: conn.losses(),
+            mark: Arc::default(),
+            sends,
+            is_receiving,
+            is_in_sending: false,
+            is_in_readable: false,
+        };
+        self.streams.insert(stream, running);
+        pipe
+    }
+
+    fn forget_if_over(&mut self, stream: u64) {
+        let is_over = |running: &Running| running.sends == Sends::Over && !running.is_receiving;
+        if self.streams.get(&stream).is_some_and(is_over) {
+            self.streams.remove(&stream);
+        }
+    }
+}
+
+/// What arrives.
+impl StreamsApp {
+    /// Reads what handles have room for. True: there is more than one turn allows.
+    pub(super) fn read(&mut self, conn: &mut Conn) -> bool {
+        while let Some(datagram) = conn.next_datagram() {
+            self.attached.arrived(datagram);
+        }
+        if std::mem::replace(&mut self.looked_at, conn.received_packets())
+            != conn.received_packets()
+        {
+            self.look_at_sending(conn);
+        }
+        while let Some(stream) = conn.readable_next() {
+            self.became_readable(conn, stream);
+        }
+        self.let_in(conn);
+        let mut reads = 0;
+        while reads < READS_PER_TURN
+            && let Some(stream) = self.readable.pop_front()
+        {
+            reads += 1;
+            if self.read_stream(conn, stream) {
+                self.readable.push_back(stream);
+            } else if let Some(running) = self.streams.get_mut(&stream) {
+                running.is_in_readable = false;
+            }
+        }
+        !self.readable.is_empty()
+    }
+
+    /// Packets came: what the peer stopped, and what it has all of.
+    fn look_at_sending(&mut self, conn: &mut Conn) {
+        let mut over = Vec::new();
+        for (stream, running) in &mut self.streams {
+            let ended = running.sends == Sends::Ended;
+            let phase = match (running.sends, conn.send_state(*stream)) {
+                (Sends::Over, _) | (_, SendState::Open) => continue,
+                (_, SendState::Stopped(code)) => SendPhase::Stopped(code),
+                (_, SendState::Gone) if ended => SendPhase::Delivered,
+                (_, SendState::Gone) => SendPhase::Lost,
+            };
+            running.sends = Sends::Over;
+            running.rest = None;
+            running.pipe.end_sending(phase);
+            over.push(*stream);
+        }
+        for stream in over {
+            self.forget_if_over(stream);
+        }
+    }
+
+    fn became_readable(&mut self, conn: &Conn, stream: u64) {
+        match self.streams.get_mut(&stream) {
+            Some(running) if running.is_receiving && !running.is_in_readable => {
+                running.is_in_readable = true;
+                self.readable.push_back(stream);
+            }
+            Some(_) => {}
+            // One of ours that is over, or one of the peer's that is new.
+            None if stream & 1 == u64::from(conn.is_server()) => {}
+            None => {
+                if self.known_newcomers.insert(stream) {
+                    self.newcomers.push_back(stream);
+                }
+            }
+        }
+    }
+
+    /// Streams of the peer become handles as far as there is room.
+    fn let_in(&mut self, conn: &mut Conn) {
+        for _ in 0..self.newcomers.len() {
+            let Some(stream) = self.newcomers.pop_front() else {
+                return;
+            };
+            let direction = StreamDirection::of(stream);
+            if !self.attached.has_room_for_incoming(direction) {
+                self.newcomers.push_back(stream);
+                continue;
+            }
+            self.known_newcomers.remove(&stream);
+            let sends = match direction {
+                StreamDirection::Bidirectional => {
+                    conn.adopt(stream);
+                    Sends::Open
+                }
+                StreamDirection::Unidirectional => Sends::Over,
+            };
+            let pipe = self.insert(conn, stream, (sends, true));
+            self.attached.incoming(direction, pipe);
+            if let Some(running) = self.streams.get_mut(&stream) {
+                running.is_in_readable = true;
+                self.readable.push_back(stream);
+            }
+        }
+    }
+
+    /// One read. True: there may be more.
+    fn read_stream(&mut self, conn: &mut Conn, stream: u64) -> bool {
+        let most = (KEPT_BYTES / self.streams.len().max(1))
+            .clamp(*KEPT_OF_ONE.start(), *KEPT_OF_ONE.end());
+        let Some(running) = self.streams.get_mut(&stream) else {
+            return false;
+        };
+        if !running.is_receiving || running.pipe.holds(most) {
+            return false;
+        }
+        self.buffer.resize(READ_BYTES, 0);
+        match conn.read(stream, &mut self.buffer) {
+            Ok(None) => return false,
+            Ok(Some((bytes, fin))) => {
+                let arrived = match bytes >= HANDED_ON_BYTES {
+                    true => {
+                        let mut buffer = std::mem::take(&mut self.buffer);
+                        buffer.truncate(bytes);
+                        Bytes::from(buffer)
+                    }
+                    false => Bytes::copy_from_slice(&self.buffer[..bytes]),
+                };
+                running.pipe.arrive(arrived);
+                if !fin {
+                    return true;
+                }
+                running.pipe.end_receiving(ReceivePhase::Ended);
+            }
+            Err(StreamError::Reset(code)) => {
+                running.pipe.end_receiving(ReceivePhase::Reset(code));
+            }
+            Err(StreamError::Stopped(_) | StreamError::Unknown | StreamError::Quiche(_)) => {
+                running.pipe.end_receiving(ReceivePhase::Lost);
+            }
+        }
+        running.is_receiving = false;
+        self.forget_if_over(stream);
+        false
+    }
+}
+
+/// What leaves.
+impl StreamsApp {
+    /// Gives the transport what it has room for. Gives how many bytes that were.
+    pub(super) fn feed(&mut self, conn: &mut Conn, now: Instant) -> usize {
+        let mut given = 0;
+        while let Some(datagram) = self.attached.next_to_send() {
+            match conn.send_datagram(&datagram) {
+                Ok(()) => given += datagram.len(),
+                // It was as large as the path carried when it was left here, perhaps.
+                Err(DatagramRefusal::TooLarge) => {}
+                Err(DatagramRefusal::Full) => break,
+            }
+            self.attached.sent_datagram();
+        }
+        let mut blocked = 0;
+        while conn.unsent_bytes() < UNSENT_BYTES
+            && blocked < self.sending.len()
+            && let Some(stream) = self.sending.pop_front()
+        {
+            match self.feed_stream(conn, stream, now) {
+                Fed::Bytes(bytes) => {
+                    given += bytes;
+                    blocked = 0;
+                    self.sending.push_back(stream);
+                }
+                Fed::Blocked => {
+                    blocked += 1;
+                    self.sending.push_back(stream);
+                }
+                Fed::Nothing => {
+                    if let Some(running) = self.streams.get_mut(&stream) {
+                        running.is_in_sending = false;
+                    }
+                    self.forget_if_over(stream);
+                }
+            }
+        }
+        given
+    }
+
+    /// One piece of a stream.
+    fn feed_stream(&mut self, conn: &mut Conn, stream: u64, now: Instant) -> Fed {
+        let Some(running) = self.streams.get_mut(&stream) else {
+            return Fed::Nothing;
+        };
+        if running.sends == Sends::Ending {
+            return running.end_alone(conn, now);
+        }
+        if running.sends != Sends::Open {
+            return Fed::Nothing;
+        }
+        let (bytes, is_last) = match running.next_piece(now) {
+            Next::Piece { bytes, is_last } => (bytes, is_last),
+            Next::Nothing if running.waits_until.is_some() => return Fed::Blocked,
+            Next::Nothing => return Fed::Nothing,
+            Next::End => {
+                running.sends = Sends::Ending;
+                return running.end_alone(conn, now);
+            }
+        };
+        let len = bytes.len();
+        match conn.write(stream, (bytes, is_last), &running.mark) {
+            Ok(None) => {
+                if is_last {
+                    running.sends = Sends::Ended;
+                }
+                Fed::Bytes(len)
+            }
+            Ok(Some(rest)) => {
+                let taken = len - rest.len();
+                // Before the byte that is kept back, if one is.
+                running.put_back(rest, is_last);
+                match taken {
+                    0 => Fed::Blocked,
+                    _ => Fed::Bytes(taken),
+                }
+            }
+            Err(error) => {
+                running.failed(error);
+                Fed::Nothing
+            }
+        }
+    }
+
+    /// When something is to be sent though nothing happens.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let waiting = self.sending.iter();
+        let running = waiting.filter_map(|stream| self.streams.get(stream));
+        running.filter_map(|running| running.waits_until).min()
+    }
+
+    /// After a turn: what the path is like.
+    pub(super) fn settle(&mut self, conn: &Conn, now: Instant) {
+        if self.measured_at.is_none_or(|at| at + MEASURED_EVERY <= now) {
+            self.measured_at = Some(now);
+            self.measure(conn);
+        }
+    }
+
+    pub(super) fn measure(&self, conn: &Conn) {
+        self.attached.set_most_datagram(conn.most_datagram_bytes());
+        self.attached
+            .measured(&conn.snapshot(), conn.dropped_datagrams());
+    }
+
+    /// The connection is over, and all that it has with it.
+    pub(super) fn end(&mut self, reason: CloseReason) {
+        for (_, running) in self.streams.drain() {
+            running.pipe.end_sending(SendPhase::Lost);
+            running.pipe.end_receiving(ReceivePhase::Lost);
+        }
+        self.sending.clear();
+        self.readable.clear();
+        self.newcomers.clear();
+        self.attached.ended(reason);
+    }
+
+    /// Nothing more is read.
+    pub(crate) fn stop_reading(&mut self) {
+        self.readable.clear();
+    }
+}
+
+/// What became of a stream's turn to send.
+enum Fed {
+    Bytes(usize),
+    /// There is no room for what it has.
+    Blocked,
+    /// It has nothing.
+    Nothing,
+}
+
+impl Running {
+    /// What is next to be sent. Where an end that goes alone would have to wait, the last byte is
+    /// kept back for it.
+    fn next_piece(&mut self, now: Instant) -> Next {
+        if let Some((bytes, is_last)) = self.rest.take() {
+            let is_kept_back = self.waits_until.is_some_and(|at| at > now);
+            let follows = !self.pipe.is_empty() || self.pipe.is_flushed();
+            let ends = self.pipe.send_phase() == SendPhase::Finishing && self.pipe.is_empty();
+            if is_kept_back && !follows && !ends {
+                self.rest = Some((bytes, is_last));
+                return Next::Nothing;
+            }
+            self.waits_until = None;
+            let is_last = is_last || ends;
+            return Next::Piece { bytes, is_last };
+        }
+        let next = self.pipe.next_piece(PIECE_BYTES);
+        let Next::Piece {
+            mut bytes,
+            is_last: false,
+        } = next
+        else {
+            return next;
+        };
+        if self.is_receiving || !self.pipe.is_empty() || self.pipe.is_flushed() {
+            return Next::Piece {
+                bytes,
+                is_last: false,
+            };
+        }
+        let last = bytes.split_off(bytes.len() - 1);
+        self.rest = Some((last, false));
+        self.waits_until = Some(now + LAST_BYTE_WAITS);
+        match bytes.is_empty() {
+            true => Next::Nothing,
+            false => Next::Piece {
+                bytes,
+                is_last: false,
+            },
+        }
+    }
+
+    /// The end goes alone once nothing of the stream is under way; where the peer's direction is
+    /// open, quiche keeps the stream anyway, and it goes at once.
+    fn end_alone(&mut self, conn: &mut Conn, now: Instant) -> Fed {
+        if !self.is_receiving {
+            if Arc::strong_count(&self.mark) > 1 {
+                return Fed::Blocked;
+            }
+            if conn.losses() != self.losses_before {
+                let quiet = conn.snapshot().rtt * QUIET_ROUND_TRIPS;
+                let until = *self
+                    .waits_until
+                    .get_or_insert(now + quiet.max(QUIET_AT_LEAST));
+                if now < until {
+                    return Fed::Blocked;
+                }
+            }
+        }
+        self.waits_until = None;
+        match conn.write(self.pipe.id, (Bytes::new(), true), &self.mark) {
+            Ok(_) => self.sends = Sends::Ended,
+            Err(error) => self.failed(error),
+        }
+        Fed::Nothing
+    }
+
+    /// What found no room is first the next time.
+    fn put_back(&mut self, rest: Bytes, is_last: bool) {
+        self.waits_until = None;
+        self.rest = Some(match self.rest.take() {
+            Some((kept_back, _)) => {
+                let both = [&rest[..], &kept_back[..]].concat();
+                (Bytes::from(both), is_last)
+            }
+            None => (rest, is_last),
+        });
+    }
+
+    fn failed(&mut self, error: StreamError) {
+        self.sends = Sends::Over;
+        self.pipe.end_sending(match error {
+            StreamError::Stopped(code) => SendPhase::Stopped(code),
+            StreamError::Reset(_) | StreamError::Unknown | StreamError::Quiche(_) => {
+                SendPhase::Lost
+            }
+        });
+    }
+}

@@ -1,0 +1,543 @@
+//! Streams and datagrams of programs that embed the library: two engines over loopback, both
+//! backends.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_lite::future::{block_on, or, zip};
+use futures_lite::{AsyncReadExt, AsyncWriteExt};
+use landro::api::{
+    ConnectError, Connection, ConnectionError, DatagramError, Engine, PeerTrust, ReadError,
+    WriteError,
+};
+use landro::config::QuicConfig;
+use landro::engine::{BackendChoice, Identity};
+
+const PROTOCOL: &str = "streams-test/1";
+const BACKENDS: [BackendChoice; 2] = [BackendChoice::IoUring, BackendChoice::Poll];
+const MIB: usize = 1 << 20;
+
+fn anyone() -> PeerTrust {
+    PeerTrust::Decide(Arc::new(|_| true))
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+}
+
+fn accepting(backend: BackendChoice, quic: QuicConfig) -> Engine {
+    let engine = Engine::builder()
+        .protocol(PROTOCOL)
+        .backend(backend)
+        .workers(2);
+    let engine = engine.quic(quic).listen(loopback()).accept(anyone());
+    engine.start().unwrap()
+}
+
+fn connecting(backend: BackendChoice) -> Engine {
+    let engine = Engine::builder().protocol(PROTOCOL).backend(backend);
+    engine.start().unwrap()
+}
+
+/// Two engines and a connection between them: ours, and the same at the peer.
+struct Pair {
+    here: Connection,
+    there: Connection,
+    _engines: [Engine; 2],
+}
+
+fn pair_by(backend: BackendChoice, relay: impl FnOnce(SocketAddr) -> SocketAddr) -> Pair {
+    let (there, here) = (accepting(backend, QuicConfig::auto()), connecting(backend));
+    let at = relay(there.listener().addresses()[0]).to_string();
+    let listener = there.listener();
+    let peer = PeerTrust::Pinned(there.fingerprint());
+    let (connected, accepted) = block_on(zip(here.connect(&at, peer), listener.accept()));
+    Pair {
+        here: connected.unwrap(),
+        there: accepted.unwrap(),
+        _engines: [here, there],
+    }
+}
+
+fn pair(backend: BackendChoice) -> Pair {
+    pair_by(backend, |at| at)
+}
+
+/// Fails where something takes longer than anything here does.
+fn soon<T>(future: impl Future<Output = T>) -> T {
+    let late = Arc::new((event_listener::Event::new(), AtomicBool::new(false)));
+    let (tell, over) = (late.clone(), Arc::new(AtomicBool::new(false)));
+    let is_over = over.clone();
+    thread::spawn(move || {
+        let until = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < until && !is_over.load(Ordering::Acquire) {
+            thread::sleep(Duration::from_millis(20));
+        }
+        tell.1.store(true, Ordering::Release);
+        tell.0.notify(usize::MAX);
+    });
+    let found = block_on(or(async { Some(future.await) }, async {
+        let waits = late.0.listen();
+        if !late.1.load(Ordering::Acquire) {
+            waits.await;
+        }
+        None
+    }));
+    over.store(true, Ordering::Release);
+    found.expect("it took more than a minute")
+}
+
+fn made_up(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let next = || {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 33) as u8
+    };
+    std::iter::repeat_with(next).take(bytes).collect()
+}
+
+#[test]
+fn streams_carry_everything_both_ways() {
+    for backend in BACKENDS {
+        let pair = pair(backend);
+        let data = made_up(20 * MIB + 17, 1);
+        soon(async {
+            let ours = async {
+                let (mut send, mut receive) = pair.here.open_bi().await.unwrap();
+                let sends = async {
+                    send.write_all(&data).await.unwrap();
+                    send.finish().unwrap();
+                };
+                let (_, back) = zip(sends, receive.read_to_end(usize::MAX)).await;
+                assert!(back.unwrap() == data, "what came back is something else");
+                send.delivered().await.unwrap();
+            };
+            let theirs = async {
+                let (mut send, mut receive) = pair.there.accept_bi().await.unwrap();
+                while let Some(bytes) = receive.read_bytes(usize::MAX).await.unwrap() {
+                    send.write_bytes(bytes).await.unwrap();
+                }
+                send.finish().unwrap();
+                send.delivered().await.unwrap();
+            };
+            zip(ours, theirs).await;
+        });
+        assert_eq!(pair.here.protocol(), PROTOCOL.as_bytes());
+        assert!(pair.there.is_accepted() && !pair.here.is_accepted());
+        let statistics = pair.here.statistics();
+        assert!(statistics.sent_packets > 100, "{statistics:?}");
+    }
+}
+
+#[test]
+fn the_traits_of_futures_work() {
+    let pair = pair(BackendChoice::Auto);
+    let data = made_up(3 * MIB, 2);
+    soon(async {
+        let ours = async {
+            let mut send = pair.here.open_uni().await.unwrap();
+            AsyncWriteExt::write_all(&mut send, &data).await.unwrap();
+            send.close().await.unwrap();
+            send.delivered().await.unwrap();
+        };
+        let theirs = async {
+            let mut receive = pair.there.accept_uni().await.unwrap();
+            let mut all = Vec::new();
+            AsyncReadExt::read_to_end(&mut receive, &mut all)
+                .await
+                .unwrap();
+            assert!(all == data);
+        };
+        zip(ours, theirs).await;
+    });
+}
+
+/// More streams than the peer allows at a time, of which each waits for the ones before.
+#[test]
+fn many_streams_one_after_the_other() {
+    const STREAMS: u64 = 2000;
+    for backend in BACKENDS {
+        let pair = pair(backend);
+        soon(async {
+            let ours = async {
+                for number in 0..STREAMS {
+                    let mut send = pair.here.open_uni().await.unwrap();
+                    send.write_all(&number.to_be_bytes()).await.unwrap();
+                    send.finish().unwrap();
+                }
+            };
+            let theirs = async {
+                let mut sum = 0;
+                for _ in 0..STREAMS {
+                    let mut receive = pair.there.accept_uni().await.unwrap();
+                    let bytes = receive.read_to_end(8).await.unwrap();
+                    sum += u64::from_be_bytes(bytes[..].try_into().unwrap());
+                }
+                assert_eq!(sum, STREAMS * (STREAMS - 1) / 2);
+            };
+            zip(ours, theirs).await;
+        });
+    }
+}
+
+/// A peer that opens streams and finishes them, and here nobody accepts any: it has to wait, and
+/// what is here stays little.
+#[test]
+fn streams_that_nobody_accepts_are_bounded() {
+    let pair = pair(BackendChoice::Auto);
+    let opened = Arc::new(AtomicU64::new(0));
+    let (peer, count) = (pair.there.clone(), opened.clone());
+    let floods = thread::spawn(move || {
+        block_on(async {
+            while let Ok(mut send) = peer.open_uni().await {
+                if send.write_all(b"x").await.is_err() || send.finish().is_err() {
+                    return;
+                }
+                // Dropped, a finished stream goes on.
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    });
+    let mut before = u64::MAX;
+    while opened.load(Ordering::Relaxed) != before {
+        before = opened.load(Ordering::Relaxed);
+        thread::sleep(Duration::from_millis(500));
+    }
+    // 256 at a time, and as many again for those 64 that were taken in and have ended.
+    assert!((200..800).contains(&before), "{before}");
+    // They come all the same, once somebody wants them.
+    soon(async {
+        for _ in 0..before {
+            let mut receive = pair.here.accept_uni().await.unwrap();
+            assert_eq!(&receive.read_to_end(1).await.unwrap()[..], b"x");
+        }
+    });
+    pair.here.close(0, "");
+    floods.join().unwrap();
+}
+
+/// Who writes waits for who reads.
+#[test]
+fn a_reader_that_does_not_read_stops_the_writer() {
+    for backend in BACKENDS {
+        let pair = pair(backend);
+        let written = Arc::new(AtomicU64::new(0));
+        let (there, count) = (pair.there.clone(), written.clone());
+        let writes = thread::spawn(move || {
+            block_on(async {
+                let mut send = there.open_uni().await.unwrap();
+                for _ in 0..1024 {
+                    send.write_all(&made_up(64 << 10, 3)).await.unwrap();
+                    count.fetch_add(64 << 10, Ordering::Relaxed);
+                }
+                send.finish().unwrap();
+                send.delivered().await.unwrap();
+            });
+        });
+        let mut receive = soon(pair.here.accept_uni()).unwrap();
+        let mut before = u64::MAX;
+        while written.load(Ordering::Relaxed) != before {
+            before = written.load(Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(500));
+        }
+        // The window that the memory budget grants, and what either side keeps ahead.
+        assert!(before < 40 << 20, "{before}");
+        let all = soon(receive.read_to_end(usize::MAX)).unwrap();
+        assert_eq!(all.len(), 64 << 20);
+        writes.join().unwrap();
+    }
+}
+
+#[test]
+fn codes_reach_the_peer() {
+    for backend in BACKENDS {
+        let pair = pair(backend);
+        soon(async {
+            // Stopped by who reads.
+            let (mut send, _receive) = pair.here.open_bi().await.unwrap();
+            send.write_all(b"begin").await.unwrap();
+            let (mut back, mut receive) = pair.there.accept_bi().await.unwrap();
+            receive.stop(71);
+            assert_eq!(send.stopped().await, Ok(Some(71)));
+            let refused = send.write_all(b"more").await;
+            assert_eq!(refused, Err(WriteError::Stopped(71)));
+            assert_eq!(receive.read_bytes(1).await, Err(ReadError::Closed));
+            // Reset by who writes; what was not read is lost with it.
+            back.write_all(b"half").await.unwrap();
+            back.reset(72);
+            let (mut send, receive) = pair.here.open_bi().await.unwrap();
+            send.write_all(b"x").await.unwrap();
+            drop(receive);
+            let (mut back, _) = pair.there.accept_bi().await.unwrap();
+            // Dropped unread, it is stopped.
+            assert_eq!(back.stopped().await, Ok(Some(0)));
+            // Dropped unfinished, it is reset.
+            let mut unfinished = pair.here.open_uni().await.unwrap();
+            unfinished.write_all(b"half").await.unwrap();
+            let mut receive = pair.there.accept_uni().await.unwrap();
+            drop(unfinished);
+            let ended = receive.read_to_end(usize::MAX).await;
+            assert_eq!(ended, Err(ReadError::Reset(0)));
+            // Too long for who reads.
+            let mut long = pair.here.open_uni().await.unwrap();
+            long.write_all(&[0; 100]).await.unwrap();
+            long.finish().unwrap();
+            let mut receive = pair.there.accept_uni().await.unwrap();
+            assert_eq!(receive.read_to_end(99).await, Err(ReadError::TooLong(99)));
+            assert_eq!(long.write(b"more").await, Err(WriteError::Closed));
+        });
+        pair.there.close(4711, "enough");
+        let closed = soon(pair.here.closed());
+        let expected = ConnectionError::ClosedByPeer {
+            code: 4711,
+            reason: "enough".to_owned(),
+        };
+        assert_eq!(closed, expected);
+        let late = soon(pair.here.open_bi()).map(|_| ());
+        assert_eq!(late, Err(expected));
+        let reason = "enough".to_owned();
+        let here = ConnectionError::ClosedHere { code: 4711, reason };
+        assert_eq!(soon(pair.there.closed()), here);
+    }
+}
+
+#[test]
+fn the_last_handle_closes() {
+    let pair = pair(BackendChoice::Auto);
+    let (send, receive) = soon(pair.here.open_bi()).unwrap();
+    drop(pair.here);
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(pair.there.close_reason(), None, "its streams hold it");
+    drop((send, receive));
+    let closed = soon(pair.there.closed());
+    let reason = String::new();
+    assert_eq!(closed, ConnectionError::ClosedByPeer { code: 0, reason });
+}
+
+#[test]
+fn an_engine_that_ends_closes_what_it_has() {
+    for backend in BACKENDS {
+        let pair = pair(backend);
+        let [here, there] = &pair._engines;
+        here.shut_down();
+        let closed = soon(pair.there.closed());
+        let is_ours = matches!(closed, ConnectionError::ClosedByPeer { code: 0, .. });
+        assert!(is_ours, "{closed:?}");
+        let late = soon(here.connect("127.0.0.1:1", anyone()));
+        assert_eq!(late.err(), Some(ConnectError::ShutDown));
+        let listener = there.listener();
+        there.shut_down();
+        assert!(soon(listener.accept()).is_none());
+    }
+}
+
+#[test]
+fn datagrams_arrive() {
+    for backend in BACKENDS {
+        let pair = pair(backend);
+        soon(async {
+            let most = pair.here.most_datagram_bytes();
+            // Loopback carries the largest packets there are.
+            assert!((1100..16_400).contains(&most), "{most}");
+            let largest = Bytes::from(made_up(most, 5));
+            pair.here.send_datagram(largest.clone()).unwrap();
+            assert_eq!(pair.there.receive_datagram().await.unwrap(), largest);
+            pair.there
+                .send_datagram(Bytes::from_static(b"back"))
+                .unwrap();
+            assert_eq!(&pair.here.receive_datagram().await.unwrap()[..], b"back");
+            let bytes = 20_000;
+            let large = pair.here.send_datagram(Bytes::from(vec![0; bytes]));
+            assert!(matches!(large, Err(DatagramError::TooLarge { .. })));
+        });
+        // What nobody takes is dropped, and the newest stays.
+        for number in 0..500_u32 {
+            let datagram = Bytes::copy_from_slice(&number.to_be_bytes());
+            pair.here.send_datagram(datagram).unwrap();
+            if number % 10 == 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let mut last = 0;
+        let mut count = 0;
+        while last != 499 {
+            let bytes = soon(pair.there.receive_datagram()).unwrap();
+            last = u32::from_be_bytes(bytes[..].try_into().unwrap());
+            count += 1;
+        }
+        assert!(count <= 200, "{count}");
+    }
+}
+
+#[test]
+fn who_is_not_trusted_is_told_from_who_is_not_there() {
+    let peer = accepting(BackendChoice::Auto, QuicConfig::auto());
+    let at = peer.listener().addresses()[0].to_string();
+    let here = connecting(BackendChoice::Auto);
+    let other = Identity::generate().unwrap().fingerprint();
+    let wrong = soon(here.connect(&at, PeerTrust::Pinned(other))).unwrap_err();
+    let shown = Some(peer.fingerprint());
+    let name = at.clone();
+    assert_eq!(wrong, ConnectError::NotTrusted { name, shown });
+    let strict = Engine::builder().protocol(PROTOCOL).listen(loopback());
+    let strict = strict
+        .accept(PeerTrust::OneOf(vec![other]))
+        .start()
+        .unwrap();
+    let at = strict.listener().addresses()[0].to_string();
+    // The handshake is complete here before the peer has said no.
+    let refused = match soon(here.connect(&at, anyone())) {
+        Ok(connection) => soon(connection.closed()).to_string(),
+        Err(error) => error.to_string(),
+    };
+    assert!(
+        refused.contains("refused our identity") || refused.contains("does not let"),
+        "{refused}"
+    );
+    let speaks_else = Engine::builder().protocol("other/1").start().unwrap();
+    let at = peer.listener().addresses()[0].to_string();
+    let none = soon(speaks_else.connect(&at, anyone())).unwrap_err();
+    assert!(
+        none.is_retryable() && none.to_string().contains("does not answer"),
+        "{none}"
+    );
+    let unknown = soon(here.connect("no-such-host.invalid:1", anyone())).unwrap_err();
+    assert!(matches!(unknown, ConnectError::Name { .. }), "{unknown:?}");
+    let nonsense = soon(here.connect("nonsense", anyone())).unwrap_err();
+    assert!(
+        matches!(nonsense, ConnectError::Name { .. }),
+        "{nonsense:?}"
+    );
+    // Nobody answers: as long as the handshake may take.
+    let begun = Instant::now();
+    let silent = UdpSocket::bind(loopback()).unwrap();
+    let at = silent.local_addr().unwrap().to_string();
+    let silence = soon(here.connect(&at, anyone())).unwrap_err();
+    assert!(
+        matches!(silence, ConnectError::NoAnswer { .. }),
+        "{silence:?}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_protocol_needs_a_name() {
+    for names in [
+        vec![],
+        vec!["".to_owned()],
+        vec!["landro/1".to_owned()],
+        vec!["x".repeat(256)],
+    ] {
+        let mut engine = Engine::builder();
+        for name in &names {
+            engine = engine.protocol(name.as_str());
+        }
+        assert!(engine.start().is_err(), "{names:?}");
+    }
+}
+
+/// Futures that are dropped half-way lose nothing.
+#[test]
+fn dropped_futures_lose_nothing() {
+    let pair = pair(BackendChoice::Auto);
+    let mut unused = Vec::new();
+    soon(async {
+        for round in 0..30_u32 {
+            // Polled once, and dropped. One that is there is kept: it is not sent in, and so nobody
+            // hears of it.
+            for _ in 0..3 {
+                let now = async { Some(pair.here.open_uni().await) };
+                unused.extend(or(now, async { None }).await);
+                let now = async { Some(pair.there.accept_uni().await) };
+                let accepted = or(now, async { None }).await;
+                assert!(accepted.is_none(), "nothing was sent");
+            }
+            let mut send = pair.here.open_uni().await.unwrap();
+            send.write_all(&round.to_be_bytes()).await.unwrap();
+            send.finish().unwrap();
+            let mut receive = pair.there.accept_uni().await.unwrap();
+            let mut all = Vec::new();
+            loop {
+                let read = async { Some(receive.read_bytes(1).await) };
+                match or(read, async { None }).await {
+                    Some(Ok(Some(bytes))) => all.extend_from_slice(&bytes),
+                    Some(Ok(None)) => break,
+                    Some(Err(error)) => panic!("{error}"),
+                    None => futures_lite::future::yield_now().await,
+                }
+            }
+            assert_eq!(all, round.to_be_bytes());
+        }
+    });
+}
+
+/// A relay that loses packets: each with this probability, in percent, by a seed.
+fn lossy(to: SocketAddr, percent: u64, seed: u64) -> SocketAddr {
+    let outside = UdpSocket::bind(loopback()).unwrap();
+    let inside = UdpSocket::bind(loopback()).unwrap();
+    let at = outside.local_addr().unwrap();
+    inside.connect(to).unwrap();
+    let (to_outside, to_inside) = (outside.try_clone().unwrap(), inside.try_clone().unwrap());
+    let client = Arc::new(std::sync::Mutex::new(None));
+    let known = client.clone();
+    let loses = move |count: &mut u64| {
+        *count = count
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(seed | 1);
+        (*count >> 33) % 100 < percent
+    };
+    thread::spawn(move || {
+        let (mut packet, mut count) = ([0; 65536], seed);
+        while let Ok((len, from)) = outside.recv_from(&mut packet) {
+            *known.lock().unwrap() = Some(from);
+            if !loses(&mut count) {
+                let _ = to_inside.send(&packet[..len]);
+            }
+        }
+    });
+    thread::spawn(move || {
+        let (mut packet, mut count) = ([0; 65536], seed ^ 0x5eed);
+        while let Ok(len) = inside.recv(&mut packet) {
+            let client = *client.lock().unwrap();
+            if let (false, Some(client)) = (loses(&mut count), client) {
+                let _ = to_outside.send_to(&packet[..len], client);
+            }
+        }
+    });
+    at
+}
+
+/// The transport forgets a stream whose bytes are all acknowledged, and an end that was lost with
+/// it: such an end has to arrive all the same.
+#[test]
+fn ends_that_go_alone_arrive_where_packets_are_lost() {
+    let seed = 7;
+    let pair = pair_by(BackendChoice::Auto, |at| lossy(at, 20, seed));
+    soon(async {
+        for round in 0..60_u64 {
+            let ours = async {
+                let mut send = pair.here.open_uni().await.unwrap();
+                send.write_all(&made_up(3000, round)).await.unwrap();
+                if round % 2 == 0 {
+                    // Long enough for some of it to be acknowledged.
+                    send.flush().await.unwrap();
+                    thread::sleep(Duration::from_millis(round % 7));
+                }
+                send.finish().unwrap();
+                send.delivered().await.unwrap();
+            };
+            let theirs = async {
+                let mut receive = pair.there.accept_uni().await.unwrap();
+                let all = receive.read_to_end(usize::MAX).await.unwrap();
+                assert!(all == made_up(3000, round), "round {round}, seed {seed}");
+            };
+            zip(ours, theirs).await;
+        }
+    });
+}

@@ -201,12 +201,7 @@ impl Pipe {
 
     /// Gives up what was not sent, unless all is over. False: it is.
     pub(crate) fn reset(&self, code: u64) -> bool {
-        let mut outward = self.outward();
-        let goes_on = matches!(outward.phase, SendPhase::Open | SendPhase::Finishing);
-        if goes_on {
-            outward.end(SendPhase::Reset(code));
-        }
-        goes_on
+        self.end_sending(SendPhase::Reset(code))
     }
 
     pub(crate) fn set_urgency(&self, urgency: u8) {
@@ -251,12 +246,12 @@ impl Outward {
         }
     }
 
-    fn end(&mut self, phase: SendPhase) {
+    fn end(&mut self, phase: SendPhase) -> Option<Waker> {
         self.phase = phase;
         self.pieces.clear();
         self.tail = BytesMut::new();
         self.queued_bytes = 0;
-        wake(&mut self.waker);
+        self.waker.take()
     }
 }
 
@@ -280,10 +275,11 @@ impl Pipe {
             outward.pieces.pop_front();
         }
         outward.queued_bytes -= bytes.len();
-        if outward.queued_bytes <= SEND_AHEAD_BYTES / 2 {
-            wake(&mut outward.waker);
-        }
+        let has_room = outward.queued_bytes <= SEND_AHEAD_BYTES / 2;
+        let waker = outward.waker.take_if(|_| has_room);
         let is_last = is_finishing && outward.queued_bytes == 0;
+        drop(outward);
+        wake(waker);
         Next::Piece { bytes, is_last }
     }
 
@@ -301,12 +297,14 @@ impl Pipe {
         self.outward().urgency.take()
     }
 
-    /// The sending half is over, if it was not before.
-    pub(super) fn end_sending(&self, phase: SendPhase) {
+    /// The sending half is over. False: it was before.
+    pub(super) fn end_sending(&self, phase: SendPhase) -> bool {
         let mut outward = self.outward();
-        if matches!(outward.phase, SendPhase::Open | SendPhase::Finishing) {
-            outward.end(phase);
-        }
+        let goes_on = matches!(outward.phase, SendPhase::Open | SendPhase::Finishing);
+        let waker = if goes_on { outward.end(phase) } else { None };
+        drop(outward);
+        wake(waker);
+        goes_on
     }
 }
 
@@ -376,7 +374,9 @@ impl Pipe {
         if inward.phase == ReceivePhase::Open && !bytes.is_empty() {
             inward.kept_bytes += bytes.len();
             inward.pieces.push_back(bytes);
-            wake(&mut inward.waker);
+            let waker = inward.waker.take();
+            drop(inward);
+            wake(waker);
         }
     }
 
@@ -385,7 +385,9 @@ impl Pipe {
         let mut inward = self.inward();
         if inward.phase == ReceivePhase::Open {
             inward.phase = phase;
-            wake(&mut inward.waker);
+            let waker = inward.waker.take();
+            drop(inward);
+            wake(waker);
         }
     }
 }
@@ -397,8 +399,82 @@ fn keep(waker: &mut Option<Waker>, context: &Context<'_>) {
     }
 }
 
-fn wake(waker: &mut Option<Waker>) {
-    if let Some(waker) = waker.take() {
+/// With no lock held: what a waker does is its executor's to say.
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
         waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    fn write(pipe: &Pipe, bytes: &[u8]) -> Poll<Result<usize, SendPhase>> {
+        pipe.poll_write(&mut context(), |room| {
+            Written::Copied(BytesMut::from(&bytes[..bytes.len().min(room)]))
+        })
+    }
+
+    #[test]
+    fn small_pieces_are_put_together_and_large_ones_left_alone() {
+        let pipe = Pipe::new(0);
+        for byte in 0..100_u8 {
+            assert_eq!(write(&pipe, &[byte]), Poll::Ready(Ok(1)));
+        }
+        let large = Bytes::from(vec![7; SMALL_BYTES]);
+        let owned = pipe.poll_write(&mut context(), |_| Written::Owned(large.clone()));
+        assert_eq!(owned, Poll::Ready(Ok(SMALL_BYTES)));
+        assert_eq!(write(&pipe, b"end"), Poll::Ready(Ok(3)));
+        assert_eq!(pipe.finish(), SendPhase::Open);
+        let piece = |most| match pipe.next_piece(most) {
+            Next::Piece { bytes, is_last } => (bytes, is_last),
+            other @ (Next::End | Next::Nothing) => panic!("{other:?}"),
+        };
+        let (first, is_last) = piece(64);
+        assert!(first.len() == 64 && !is_last);
+        assert_eq!(piece(usize::MAX).0.len(), 36);
+        assert_eq!(piece(usize::MAX).0.as_ptr(), large.as_ptr(), "it was copied");
+        assert_eq!(piece(usize::MAX), (Bytes::from_static(b"end"), true));
+        assert_eq!(pipe.next_piece(1), Next::End);
+    }
+
+    #[test]
+    fn who_writes_waits_for_room() {
+        let pipe = Pipe::new(0);
+        let bytes = vec![0; SEND_AHEAD_BYTES];
+        assert_eq!(write(&pipe, &bytes), Poll::Ready(Ok(SEND_AHEAD_BYTES)));
+        assert!(write(&pipe, b"x").is_pending());
+        assert!(pipe.poll_taken(&mut context()).is_pending());
+        let Next::Piece { .. } = pipe.next_piece(SEND_AHEAD_BYTES / 2) else {
+            panic!("there was something");
+        };
+        assert_eq!(write(&pipe, b"x"), Poll::Ready(Ok(1)));
+        assert!(pipe.end_sending(SendPhase::Stopped(3)));
+        assert!(!pipe.reset(4), "it is over");
+        assert_eq!(write(&pipe, b"x"), Poll::Ready(Err(SendPhase::Stopped(3))));
+        assert_eq!(pipe.next_piece(1), Next::Nothing);
+    }
+
+    #[test]
+    fn what_arrived_is_read_before_the_end() {
+        let pipe = Pipe::new(0);
+        let read = |most| pipe.poll_read(&mut context(), most);
+        assert!(read(1).is_pending());
+        pipe.arrive(Bytes::from_static(b"abc"));
+        assert!(pipe.holds(3) && !pipe.holds(4));
+        assert!(pipe.holds(3));
+        pipe.end_receiving(ReceivePhase::Reset(5));
+        pipe.end_receiving(ReceivePhase::Lost);
+        assert_eq!(read(1), Poll::Ready((Ok(Bytes::from_static(b"a")), false)));
+        // Less than half of what was held for is left.
+        assert_eq!(read(1), Poll::Ready((Ok(Bytes::from_static(b"b")), false)));
+        assert_eq!(read(9), Poll::Ready((Ok(Bytes::from_static(b"c")), true)));
+        assert_eq!(read(1), Poll::Ready((Err(ReceivePhase::Reset(5)), false)));
+        assert!(!pipe.stop(6), "it is over");
     }
 }

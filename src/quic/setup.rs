@@ -238,7 +238,7 @@ fn apply(quiche: &mut quiche::Config, quic: &QuicConfig) -> Result<(), QuicError
     }
     quiche.set_initial_max_streams_bidi(quic.max_bidi_streams);
     quiche.set_initial_max_streams_uni(quic.max_uni_streams);
-    quiche.set_initial_rtt(quic.effective_initial_rtt());
+    quiche.set_initial_rtt(quic.initial_rtt);
     quiche.set_max_ack_delay(quic.max_ack_delay.as_millis() as u64);
     quiche.set_max_idle_timeout(quic.idle_timeout.as_millis() as u64);
     quiche.set_max_recv_udp_payload_size(MAX_RECV_UDP_PAYLOAD_BYTES);

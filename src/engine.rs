@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use landro_sys::Availability;
 
-use crate::config::QuicConfig;
+use crate::config::{ConfigError, QuicConfig};
 use crate::disk::leftovers;
 use crate::tcp::TcpLimits;
 use crate::worker;
@@ -68,6 +68,8 @@ pub enum EngineError {
     Thread(io::Error),
     #[error("cannot start the thread of --digest-cache: {0}")]
     Digests(io::Error),
+    #[error("configuration of QUIC: {0}")]
+    Config(#[from] ConfigError),
     #[error("TCP: {0}")]
     Congestion(io::Error),
     #[error(transparent)]
@@ -116,6 +118,15 @@ fn tls_in_kernel(is_wanted: bool) -> Option<Availability> {
     let found = is_wanted.then(landro_sys::ktls::probe)?;
     tracing::info!("TLS in the kernel: {found}");
     Some(found)
+}
+
+/// The configuration as it is used; what is not as it was asked for is logged.
+fn checked(quic: QuicConfig) -> Result<QuicConfig, ConfigError> {
+    let (quic, corrections) = quic.checked()?;
+    for correction in corrections {
+        tracing::warn!("configuration of QUIC: {correction}");
+    }
+    Ok(quic)
 }
 
 /// What connections over TCP are held to: they wait as long as those over QUIC.

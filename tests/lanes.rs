@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,13 +56,8 @@ fn run(
     }
 }
 
-fn session(
-    backend: BackendChoice,
-    kind: LaneKind,
-    root: &Path,
-    quic: QuicConfig,
-    request: Request,
-) -> (Ended, TransportStats) {
+/// A server that lets everybody do everything below `root`.
+fn serving(backend: BackendChoice, kind: LaneKind, root: &Path, quic: QuicConfig) -> ServeConfig {
     let access = PeerAccess {
         access: Grant {
             read: true,
@@ -70,12 +66,12 @@ fn session(
         path: None,
         clear: false,
     };
-    let server = Server::start(ServeConfig {
+    ServeConfig {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         root: root.to_path_buf(),
         workers: 2,
         backend,
-        quic: quic.clone(),
+        quic,
         memory_budget_bytes: BUDGET_BYTES,
         patience: Some(Duration::from_secs(60)),
         lane_kinds: LaneKinds::Only(kind),
@@ -86,11 +82,17 @@ fn session(
         identity: Identity::generate().unwrap(),
         reset_secret: [0; 32],
         authorize: Arc::new(move |_| Some(access.clone())),
-    })
-    .unwrap();
-    let address = server.addresses()[0];
-    let config = ClientConfig {
-        peer: vec![address],
+    }
+}
+
+fn dialling(
+    backend: BackendChoice,
+    kind: LaneKind,
+    peer: SocketAddr,
+    quic: QuicConfig,
+) -> ClientConfig {
+    ClientConfig {
+        peer: vec![peer],
         binds: Vec::new(),
         backend,
         quic,
@@ -106,7 +108,18 @@ fn session(
         lanes: LaneCount::Auto,
         persistence: Persistence::NONE,
         workers: 1,
-    };
+    }
+}
+
+fn session(
+    backend: BackendChoice,
+    kind: LaneKind,
+    root: &Path,
+    quic: QuicConfig,
+    request: Request,
+) -> (Ended, TransportStats) {
+    let server = Server::start(serving(backend, kind, root, quic.clone())).unwrap();
+    let config = dialling(backend, kind, server.addresses()[0], quic);
     let mut client = Client::start(config, request).unwrap();
     let mut stats = None;
     let ended = loop {
@@ -125,11 +138,48 @@ fn session(
     (ended, stats.expect("statistics come before the end"))
 }
 
+/// Neither side starts with a configuration that no connection can have, and says what there may be
+/// in its place.
+#[test]
+fn a_configuration_is_checked_by_whoever_starts() {
+    let root = tempfile::tempdir().unwrap();
+    let unknown = QuicConfig::auto().congestion_control("vegas");
+    let idle = Duration::from_secs(1);
+    let impossible = QuicConfig::auto().idle_timeout(idle);
+    for (quic, expected) in [
+        (
+            unknown,
+            "unknown congestion control \"vegas\": bbr, cubic or reno",
+        ),
+        (
+            impossible,
+            "idle_timeout cannot be 1s: it has to be longer than keep_alive",
+        ),
+    ] {
+        let (backend, kind) = (BackendChoice::Poll, LaneKind::Quic);
+        let serving = serving(backend, kind, root.path(), quic.clone());
+        let dialling = dialling(backend, kind, "127.0.0.1:1".parse().unwrap(), quic);
+        let request = Request::Bench {
+            work: BenchWork::Send,
+            duration: LONGEST_BENCHMARK,
+        };
+        for error in [
+            Server::start(serving).err().expect("it serves"),
+            Client::start(dialling, request).err().expect("it dials"),
+        ] {
+            let said = error.to_string();
+            assert!(said.contains(expected), "{said}");
+        }
+    }
+}
+
 /// Nobody replaces a lane here, so its key would be spent: whichever side sends closes before.
 fn spent_keys_end_the_session(backend: BackendChoice) {
     const KEY_PACKETS: u64 = 1_000;
     let root = tempfile::tempdir().unwrap();
-    let quic = QuicConfig::auto().key_packet_limit(KEY_PACKETS);
+    let quic = QuicConfig::auto()
+        .lane_packet_limit(KEY_PACKETS)
+        .key_packet_limit(KEY_PACKETS);
     for work in [BenchWork::Send, BenchWork::Receive] {
         let request = Request::Bench {
             work,

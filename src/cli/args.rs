@@ -17,7 +17,7 @@ use landro_sys::Bind;
 
 use crate::budget::MIN_MEMORY_BUDGET_BYTES;
 use crate::cli::escape;
-use crate::config::{LaneCount, LaneKinds, QuicConfig};
+use crate::config::{BBR_SAFE_INITIAL_RTT, LaneCount, LaneKinds, QuicConfig};
 use crate::engine::{BackendChoice, Persistence};
 use crate::ids::Fingerprint;
 use crate::proto::bench::MAX_BENCH;
@@ -450,7 +450,9 @@ impl EngineArgs {
         match self.profile {
             ProfileArg::Auto => QuicConfig::auto(),
             ProfileArg::Lan => QuicConfig::lan_optimized(),
-            ProfileArg::Wan => QuicConfig::wan_optimized(),
+            // The profile's own value is one that BBR is never used with, which is nothing that
+            // whoever asked for the profile is to be warned of.
+            ProfileArg::Wan => QuicConfig::wan_optimized().initial_rtt(BBR_SAFE_INITIAL_RTT),
         }
     }
 }

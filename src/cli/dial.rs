@@ -8,7 +8,7 @@ use std::time::Duration;
 use landro_sys::Bind;
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
-use crate::config::{LaneCount, QuicConfig};
+use crate::config::LaneCount;
 use crate::engine::{Client, ClientConfig, ClientEvent, Ended, Identity, Persistence};
 use crate::ids::Fingerprint;
 use crate::proto::session::Request;
@@ -119,10 +119,8 @@ pub fn run(
         Err(error) => return Err(error),
     };
     let mut stance = stance::before(dial.host, dial.trust, &known)?;
-    let quic = QuicConfig {
-        diagnostics: diagnostics::of_environment(),
-        ..dial.engine.quic()
-    };
+    let quic = dial.engine.quic();
+    let quic = quic.diagnostics(diagnostics::of_environment());
     loop {
         let trusted = stance.clone();
         let config = ClientConfig {

@@ -13,7 +13,7 @@ use landro_sys::{Availability, Bind, Pool, probe};
 use super::pursuit::{Persistence, Pursuit, Setback};
 use super::sockets::options;
 use super::workers::{Chosen, Sharing, WorkerThread, choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, demand_calls, now, tcp_limits, tls_in_kernel};
+use super::{BackendChoice, EngineError, checked, demand_calls, now, tcp_limits, tls_in_kernel};
 use crate::budget::Budget;
 use crate::config::{LaneCount, LaneKinds, QuicConfig};
 use crate::ids::{Fingerprint, WorkerId};
@@ -100,8 +100,10 @@ impl Client {
     /// Starts a worker that dials and carries out `request`.
     ///
     /// # Errors
-    /// When no socket or ring can be had; everything later is a [`ClientEvent::Ended`].
-    pub fn start(config: ClientConfig, request: Request) -> Result<Client, EngineError> {
+    /// When no socket or ring can be had, or the configuration is impossible; everything later is a
+    /// [`ClientEvent::Ended`].
+    pub fn start(mut config: ClientConfig, request: Request) -> Result<Client, EngineError> {
+        config.quic = checked(config.quic)?;
         let persistence = match request {
             Request::Transfer(_) => {
                 demand_calls()?;

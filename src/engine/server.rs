@@ -11,7 +11,9 @@ use landro_sys::{Backend, Caps, Pool};
 
 use super::sockets::{Sockets, bind_all, rule};
 use super::workers::{Chosen, Sharing, WorkerThread, choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, before, demand_calls, now, tcp_limits, tls_in_kernel};
+use super::{
+    BackendChoice, EngineError, before, checked, demand_calls, now, tcp_limits, tls_in_kernel,
+};
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::{Digests, ServedRoot};
@@ -81,8 +83,10 @@ impl Server {
     /// Binds, opens the root and starts the workers.
     ///
     /// # Errors
-    /// When an address or the root cannot be had, or a worker cannot set up its ring.
-    pub fn start(config: ServeConfig) -> Result<Server, EngineError> {
+    /// When an address or the root cannot be had, a worker cannot set up its ring, or the
+    /// configuration is impossible.
+    pub fn start(mut config: ServeConfig) -> Result<Server, EngineError> {
+        config.quic = checked(config.quic)?;
         demand_calls()?;
         raise_open_files();
         say_if_unweighed();

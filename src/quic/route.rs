@@ -55,7 +55,7 @@ const REPLIES_PER_SECOND: u32 = 200;
 pub enum Route {
     /// Belongs to the connection inserted under this key.
     Conn(usize),
-    /// A client's first datagram: accept it, or drop it when there is no room.
+    /// The first datagram that comes of a client: accept it, or drop it when there is no room.
     New(NewConn),
     /// Belongs to another worker of this process.
     Stray(WorkerId),
@@ -212,7 +212,10 @@ impl Router {
         self.first_datagram(datagram, from, now, demand_retry)
     }
 
-    /// An Initial packet of nobody we know.
+    /// An Initial packet of nobody we know. A first flight is two datagrams, and each may be the
+    /// first that comes. While Retry is demanded each gets one, of which the client follows the
+    /// first (RFC 9000 §17.2.5.2); should the demand end between the two, the second begins a
+    /// connection that its client knows nothing of, and that times out.
     fn first_datagram(
         &mut self,
         datagram: &mut [u8],

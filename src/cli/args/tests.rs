@@ -78,6 +78,16 @@ fn usage_errors_are_clap_errors() {
     }
 }
 
+/// Whoever names a profile is warned of nothing that is in it.
+#[test]
+fn profiles_need_no_correction() {
+    for profile in ["auto", "lan", "wan"] {
+        let args = cp(&format!("landro cp a landro://h/ --profile {profile}"));
+        let (_, corrections) = args.engine.quic().checked().unwrap();
+        assert_eq!(corrections, [], "{profile}");
+    }
+}
+
 #[test]
 fn cp_options() {
     let args = cp(

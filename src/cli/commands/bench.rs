@@ -14,7 +14,7 @@ use crate::cli::output::meter::Meter;
 use crate::cli::output::outcome::{Parties, judge};
 use crate::cli::say::without_numbers;
 use crate::cli::trust::TrustError;
-use crate::config::{LaneCount, QuicConfig};
+use crate::config::LaneCount;
 use crate::daemon::DaemonError;
 use crate::engine::{
     Client, ClientConfig, Ended, Grant, PeerAccess, Persistence, ServeConfig, Server,
@@ -107,10 +107,8 @@ fn local(args: &BenchArgs, request: Request, signals: &Signals, meter: &mut Mete
     };
     let (daemon, own) = (identity()?, identity()?);
     let (shown, peer) = (daemon.fingerprint(), own.fingerprint());
-    let quic = QuicConfig {
-        diagnostics: diagnostics::of_environment(),
-        ..args.engine.quic()
-    };
+    let quic = args.engine.quic();
+    let quic = quic.diagnostics(diagnostics::of_environment());
     let nothing = Grant {
         read: false,
         write: false,

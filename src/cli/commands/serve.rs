@@ -11,7 +11,7 @@ use crate::cli::args::route::RouteError;
 use crate::cli::args::url::DEFAULT_PORT;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::{diagnostics, trust};
-use crate::config::{LaneKind, QuicConfig};
+use crate::config::LaneKind;
 use crate::daemon::policy::Restrict;
 use crate::daemon::{self, Options};
 
@@ -30,9 +30,9 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
     let options = Options {
         listen: listen(&args),
         backend: args.engine.backend(),
-        quic: QuicConfig {
-            diagnostics: diagnostics.map_err(CliError::Diagnostics)?,
-            ..args.engine.quic()
+        quic: {
+            let quic = args.engine.quic();
+            quic.diagnostics(diagnostics.map_err(CliError::Diagnostics)?)
         },
         workers: args.workers.map_or_else(one_per_core, usize::from),
         patience: args.engine.patience(),

@@ -118,20 +118,20 @@ fn open_hint(error: &io::Error) -> &'static str {
 
 /// A regular file of which parts are read as [`Bytes`], from any thread.
 ///
-/// The file is mapped, and the kernel copies what is asked for out of the map (process_vm_readv(2)).
-/// The program itself never touches the map: behind the end of a file that was cut off that would
-/// be a SIGBUS, which kills it. Such a part is an error here, and no signal handler is installed.
-/// Where the kernel forbids or cannot do it, the same bytes are read by pread(2).
+/// The file is mapped, and the kernel copies what is asked for out of the map, by
+/// process_vm_readv(2). The program itself never touches the map: behind the end of a file that was
+/// cut off that would be a SIGBUS, which kills it. Such a part is an error here, and no signal
+/// handler is installed. Where the kernel forbids the call or has no map of such a file, the same
+/// bytes are read by pread(2).
 ///
-/// What the bytes are while somebody else writes to the file, is said by no lock. A part is given
-/// out only if length, mtime and ctime of the file were the same before and after it was read;
-/// otherwise it is read again, a few times. Before Linux 6.13 those times are those of the last
-/// tick of the clock (up to 10 ms), and a file that was cut off and written anew within one tick may
-/// look as if nothing happened, and read as zeros there.
+/// A part is given out only if length, mtime and ctime of the file were the same before and after
+/// it was read; otherwise it is read again, a few times. Before Linux 6.13 those times are of the
+/// last tick of the clock (up to 10 ms): a file that was cut off and written anew within one tick
+/// may look as if nothing happened, and read as zeros there.
 ///
-/// Parts lie in buffers of a [`BufferPool`], which is what makes them cheap. **A map makes nothing
-/// faster here:** from the page cache, 64 KiB and 4 MiB cost the same by either way, and 4 KiB are
-/// dearer by the map (figures and command in `docs/adr/0046-what-a-mapping-is-for.md`).
+/// Parts lie in buffers of a [`BufferPool`], which is what makes them cheap. **The map makes nothing
+/// faster:** out of the page cache, pread(2) into such buffers takes as long for 64 KiB and 4 MiB,
+/// and less for 4 KiB (figures and command in `docs/adr/0046-what-a-mapping-is-for.md`).
 ///
 /// Calls wait for the disk, or the network of a network file system, as long as that takes: an
 /// async program makes them on a thread for that.
@@ -184,8 +184,8 @@ impl MmapFileReader {
     /// some are dropped.
     ///
     /// # Errors
-    /// [`MmapError::Open`], and [`MmapError::NotAFile`] for directories, FIFOs, sockets and devices,
-    /// for none of which it waits.
+    /// [`MmapError::Open`], and [`MmapError::NotAFile`] of directories, FIFOs and devices, none of
+    /// which is waited for.
     pub fn new(path: impl AsRef<Path>) -> Result<MmapFileReader, MmapError> {
         MmapFileReader::with_pool(path, BufferPool::new(OWN_POOL_BYTES))
     }
@@ -235,8 +235,8 @@ impl MmapFileReader {
     /// `size` bytes at `offset`, all of them; at most [`BufferPool::LARGEST_BYTES`] at once.
     ///
     /// # Errors
-    /// [`MmapError::OutOfBounds`]; [`MmapError::Shrank`], [`MmapError::Changing`] if somebody writes
-    /// to the file; [`MmapError::Buffer`] where the pool has no room; [`MmapError::Read`].
+    /// [`MmapError::OutOfBounds`]; [`MmapError::Shrank`] and [`MmapError::Changing`] if somebody
+    /// writes to the file; [`MmapError::Buffer`] where the pool has no room; [`MmapError::Read`].
     pub fn get_slice(&self, offset: u64, size: usize) -> Result<Bytes, MmapError> {
         let end = offset.checked_add(size as u64);
         let Some(end) = end.filter(|&end| end <= self.len) else {

@@ -1,4 +1,4 @@
-//! Files mapped to be read, whose pages the kernel alone touches: a file that shrinks is fewer bytes
+//! Files mapped to be read, whose pages the kernel alone touches: one that shrinks is fewer bytes
 //! and not a SIGBUS.
 
 use std::fs::File;

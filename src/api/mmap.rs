@@ -129,9 +129,10 @@ fn open_hint(error: &io::Error) -> &'static str {
 /// last tick of the clock (up to 10 ms): a file that was cut off and written anew within one tick
 /// may look as if nothing happened, and read as zeros there.
 ///
-/// Parts lie in buffers of a [`BufferPool`], which is what makes them cheap. **The map makes nothing
-/// faster:** out of the page cache, pread(2) into such buffers takes as long for 64 KiB and 4 MiB,
-/// and less for 4 KiB (figures and command in `docs/adr/0046-what-a-mapping-is-for.md`).
+/// Parts lie in buffers of a [`BufferPool`], which is what makes them cheap. **The map makes
+/// nothing faster:** out of the page cache, pread(2) into such buffers takes as long for 4 MiB, a
+/// little less for 64 KiB and a third for 4 KiB (figures and command in
+/// `docs/adr/0046-what-a-mapping-is-for.md`).
 ///
 /// Calls wait for the disk, or the network of a network file system, as long as that takes: an
 /// async program makes them on a thread for that.

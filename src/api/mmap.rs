@@ -131,7 +131,7 @@ fn open_hint(error: &io::Error) -> &'static str {
 ///
 /// Parts lie in buffers of a [`BufferPool`], which is what makes them cheap. **The map makes
 /// nothing faster:** out of the page cache, pread(2) into such buffers takes as long for 4 MiB, a
-/// little less for 64 KiB and a third for 4 KiB (figures and command in
+/// little less for 64 KiB, and less than half for 4 KiB (figures and command in
 /// `docs/adr/0046-what-a-mapping-is-for.md`).
 ///
 /// Calls wait for the disk, or the network of a network file system, as long as that takes: an

@@ -1,17 +1,23 @@
 //! The engine as Rust programs use it: connections, streams and datagrams under any async runtime,
-//! or none.
+//! or none; and beside them buffers, and files as bytes.
 //!
-//! [`Engine`] runs workers of its own; the handles here ([`Connection`], [`SendStream`],
-//! [`RecvStream`]) leave bytes for them and take bytes from them. Futures of this module need no
-//! runtime: whoever polls them is woken by a worker.
+//! [`Engine`] runs workers of its own; its handles ([`Connection`], [`SendStream`], [`RecvStream`])
+//! leave bytes for them and take bytes from them. Futures of this module need no runtime: whoever
+//! polls them is woken by a worker.
 #![deny(missing_docs)]
 
+mod buffers;
 mod connection;
 mod engine;
+mod mmap;
 mod stream;
 
+pub use buffers::{
+    BufferPool, BufferPoolError, BufferPoolStatistics, MemoryPressure, PooledBuffer,
+};
 pub use connection::{Connection, ConnectionError, DatagramError};
 pub use engine::{ConnectError, Engine, EngineBuilder, Listener, PeerTrust};
+pub use mmap::{MmapError, MmapFileReader};
 pub use stream::{ReadError, RecvStream, SendStream, WriteError};
 
 pub use crate::worker::ConnectionStatistics;

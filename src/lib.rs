@@ -5,8 +5,9 @@
 //! meet; [`proto`] is the transfer protocol without I/O; [`quic`] and [`tcp`] are the transports;
 //! `landro_sys` is the kernel. `docs/architecture.md` draws it.
 //!
-//! The API is [`engine`] and [`config`]. What is below them is public only with the feature
-//! `internals`, which is for tests and benches and promises nothing.
+//! The API is [`engine`], [`config`], and in [`api`] what programs use beside them. What is below
+//! is public only with the feature `internals`, which is for tests and benches and promises
+//! nothing.
 #![forbid(unsafe_code)]
 
 pub mod api;

@@ -14,6 +14,7 @@ pub mod file;
 pub mod fuzzing;
 pub mod gso;
 pub mod ktls;
+pub mod mmap;
 pub mod probe;
 pub mod process;
 pub mod splice;

@@ -186,6 +186,62 @@ fn many_streams_one_after_the_other() {
     }
 }
 
+/// However a stream ends, its place is free again: more of each kind than may be open at a time.
+#[test]
+fn each_way_to_end_frees_the_place() {
+    const ROUNDS: usize = 600;
+    let pair = pair(BackendChoice::Auto);
+    for way in 0..6 {
+        soon(async {
+            for _ in 0..ROUNDS {
+                // Each is heard of before it ends.
+                let (mut send, mut receive) = pair.here.open_bi().await.unwrap();
+                send.write_all(b"x").await.unwrap();
+                let (mut back, mut there) = pair.there.accept_bi().await.unwrap();
+                assert_eq!(there.read(&mut [0; 9]).await, Ok(Some(1)));
+                match way {
+                    // Both dropped as they are.
+                    0 => {}
+                    // The peer's reader is gone before the end, and the other way round.
+                    1 => {
+                        drop(there);
+                        send.stopped().await.unwrap();
+                        back.finish().unwrap();
+                        assert_eq!(receive.read(&mut [0; 9]).await, Ok(None));
+                    }
+                    // Reset on both sides.
+                    2 => {
+                        send.reset(1);
+                        back.reset(2);
+                        assert_eq!(there.read(&mut [0]).await, Err(ReadError::Reset(1)));
+                        assert_eq!(receive.read(&mut [0]).await, Err(ReadError::Reset(2)));
+                    }
+                    // Finished, and the end is never read.
+                    3 => {
+                        send.finish().unwrap();
+                        back.write_all(b"y").await.unwrap();
+                        back.finish().unwrap();
+                    }
+                    // Stopped here, while the peer goes on.
+                    4 => {
+                        receive.stop(3);
+                        assert_eq!(back.stopped().await, Ok(Some(3)));
+                        send.finish().unwrap();
+                        assert_eq!(there.read(&mut [0; 9]).await, Ok(None));
+                    }
+                    // Both ends are read.
+                    _ => {
+                        send.finish().unwrap();
+                        assert_eq!(there.read(&mut [0; 9]).await, Ok(None));
+                        back.finish().unwrap();
+                        assert_eq!(receive.read(&mut [0; 9]).await, Ok(None));
+                    }
+                }
+            }
+        });
+    }
+}
+
 /// A peer that opens streams and finishes them, and here nobody accepts any: it has to wait, and
 /// what is here stays little.
 #[test]

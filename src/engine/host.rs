@@ -10,7 +10,7 @@ use landro_sys::{Backend, Caps, Pool};
 
 use super::sockets::{Sockets, bind_all, options};
 use super::workers::{Sharing, WorkerThread, choose, raise_open_files, share, spawn};
-use super::{BackendChoice, EngineError, now};
+use super::{BackendChoice, EngineError, checked, now};
 use crate::budget::Budget;
 use crate::config::{LaneKind, LaneKinds, QuicConfig};
 use crate::ids::WorkerId;
@@ -62,6 +62,10 @@ impl Host {
     /// When an address cannot be had, or a worker cannot set up its ring.
     pub fn start(config: HostConfig) -> Result<Host, EngineError> {
         raise_open_files();
+        let config = HostConfig {
+            quic: checked(config.quic)?,
+            ..config
+        };
         let chosen = choose(config.backend, || Caps::probe().io_uring)?;
         let workers = config.workers.clamp(1, 255) as u8;
         let kinds = LaneKinds::Only(LaneKind::Quic);

@@ -438,7 +438,11 @@ mod tests {
         let (first, is_last) = piece(64);
         assert!(first.len() == 64 && !is_last);
         assert_eq!(piece(usize::MAX).0.len(), 36);
-        assert_eq!(piece(usize::MAX).0.as_ptr(), large.as_ptr(), "it was copied");
+        assert_eq!(
+            piece(usize::MAX).0.as_ptr(),
+            large.as_ptr(),
+            "it was copied"
+        );
         assert_eq!(piece(usize::MAX), (Bytes::from_static(b"end"), true));
         assert_eq!(pipe.next_piece(1), Next::End);
     }

@@ -55,9 +55,8 @@ fn a_peer_that_has_only_x25519_connects_without_a_further_round_trip() {
 }
 
 #[test]
-fn a_first_flight_of_two_datagrams_may_arrive_in_any_order_and_in_part() {
-    let mut pair = Pair::new();
-    pair.quic.initial_rtt = SOON;
+fn a_first_flight_of_two_datagrams_may_arrive_in_any_order() {
+    let pair = Pair::new();
     let mut world = pair.world();
     let first = datagrams(&mut world.client);
     assert_eq!(first.len(), 2);
@@ -74,11 +73,17 @@ fn a_first_flight_of_two_datagrams_may_arrive_in_any_order_and_in_part() {
         assert_eq!(world.server_router.len(), 1, "{order:?}");
         assert_eq!(agreed(&mut world), [Some(HYBRID); 2]);
     }
+}
+
+/// The half that arrives is acknowledged, which tells the path's RTT and what is missing: nobody
+/// waits for a probe timeout that was guessed, as for a first flight that is lost whole.
+#[test]
+fn half_a_first_flight_that_is_lost_is_soon_sent_again() {
     for lost in 0..2 {
-        let mut world = pair.world();
+        let mut world = Pair::new().world();
         let first = datagrams(&mut world.client);
         world.deliver_to_server(first[1 - lost].clone());
-        let mut waited = 0;
+        let begun = now();
         while !(world.client.is_established() && world.server().is_established()) {
             world.pump();
             let server = world.server.as_mut().unwrap();
@@ -87,10 +92,11 @@ fn a_first_flight_of_two_datagrams_may_arrive_in_any_order_and_in_part() {
                     conn.on_timeout(now());
                 }
             }
-            std::thread::sleep(Duration::from_millis(10));
-            waited += 1;
-            assert!(waited < 500, "what was lost is never sent again");
+            std::thread::sleep(Duration::from_millis(1));
+            let waited = now() - begun;
+            assert!(waited < Duration::from_millis(900), "{lost} was lost");
         }
+        println!("{lost} was lost: {:?}", now() - begun);
     }
 }
 

@@ -383,8 +383,12 @@ impl RecvStream {
         Ok(all.freeze())
     }
 
-    /// Wants no more: what came is dropped, and the peer is told the code. Nothing happens where
-    /// the stream is over.
+    /// Wants no more: what came is dropped, and the peer is told the code, unless its end came, too.
+    /// Nothing happens where the stream is over.
+    ///
+    /// The transport holds the places of 64 streams of a connection that were stopped and did not
+    /// end by themselves; the peer of one that is stopped beyond that is not told, and what it sends
+    /// is dropped.
     ///
     /// # Panics
     /// If `code` is 2^62 or more, which QUIC cannot say (RFC 9000 §16).

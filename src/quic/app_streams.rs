@@ -21,6 +21,11 @@ use crate::carrier::Alpn;
 /// Urgency of streams nobody gave another (RFC 9218 §4.1 has 0 to 7, lower goes first).
 const DEFAULT_URGENCY: u8 = 3;
 
+/// Streams that were stopped here and whose places quiche holds: it forgets one only with something
+/// that is read or acknowledged, and of these nothing is any more, as a rule. A peer is let have so
+/// many streams more; whoever stops more than that reads what comes, and drops it.
+pub const STOPPED_MAX: u64 = 64;
+
 /// Datagrams of the peer that are kept until the worker takes them in its next turn: those of one
 /// batch of packets. Older ones are dropped for newer ones.
 const DATAGRAMS_KEPT: usize = 64;

@@ -29,7 +29,7 @@ mod tests;
 
 pub use crate::carrier::{ALPN as TRANSFER_PROTOCOL, Alpn, CloseReason, ConnState};
 pub use crate::identity::{Identity, Trust};
-pub use app_streams::{DatagramRefusal, SendState, StreamDirection};
+pub use app_streams::{DatagramRefusal, STOPPED_MAX, SendState, StreamDirection};
 pub use conn::{Accept, Conn, Connect};
 #[cfg(feature = "internals")]
 pub use landro_sys::gso::{MAX_SEGMENTS, Run};

@@ -9,6 +9,7 @@ use boring::ssl::{
     SslVerifyMode, SslVersion,
 };
 
+use super::app_streams::STOPPED_MAX;
 use super::held::Quiche;
 use super::reason::QuicError;
 use crate::carrier::ALPN;
@@ -77,6 +78,9 @@ impl Setup {
     /// A name is empty or longer than 255 bytes.
     pub fn speak(&mut self, protocols: &[Vec<u8>]) -> Result<(), QuicError> {
         let names: Vec<&[u8]> = protocols.iter().map(Vec::as_slice).collect();
+        let (bidi, uni) = (self.quic.max_bidi_streams, self.quic.max_uni_streams);
+        self.quiche.set_initial_max_streams_bidi(bidi + STOPPED_MAX);
+        self.quiche.set_initial_max_streams_uni(uni + STOPPED_MAX);
         Ok(self.quiche.set_application_protos(&names)?)
     }
 

@@ -10,7 +10,9 @@ use bytes::Bytes;
 
 use super::attached::Attached;
 use super::pipe::{Next, Pipe, ReceivePhase, SendPhase};
-use crate::quic::{CloseReason, Conn, DatagramRefusal, SendState, StreamDirection, StreamError};
+use crate::quic::{
+    CloseReason, Conn, DatagramRefusal, STOPPED_MAX, SendState, StreamDirection, StreamError,
+};
 
 /// Stream bytes that may wait unsent in the transport: what waits for long is cold in cache when it
 /// is sealed, and a stream of higher urgency would wait behind it.
@@ -58,6 +60,8 @@ pub(crate) struct StreamsApp {
     /// Streams of the peer that found no room among those that wait to be accepted.
     newcomers: VecDeque<u64>,
     known_newcomers: HashSet<u64>,
+    /// Those that were stopped, as long as the transport holds their places.
+    stopped: Vec<u64>,
     /// What the next read fills.
     buffer: Vec<u8>,
     /// Packets that had come when the sending halves were last looked at.
@@ -79,6 +83,8 @@ struct Running {
     mark: Arc<()>,
     sends: Sends,
     is_receiving: bool,
+    /// What comes is dropped, for the handle wants no more: its code, for the peer.
+    discards: Option<u64>,
     is_in_sending: bool,
     is_in_readable: bool,
 }
@@ -104,6 +110,7 @@ impl StreamsApp {
             readable: VecDeque::new(),
             newcomers: VecDeque::new(),
             known_newcomers: HashSet::new(),
+            stopped: Vec::new(),
             buffer: Vec::new(),
             looked_at: 0,
             measured_at: None,
@@ -161,20 +168,12 @@ impl StreamsApp {
             | SendPhase::Stopped(_)
             | SendPhase::Lost => {}
         }
-        match pipe.receive_phase() {
-            ReceivePhase::Stopped(code) if running.is_receiving => {
-                conn.shutdown_read(stream, code);
-                running.is_receiving = false;
-            }
-            ReceivePhase::Open if running.is_receiving && !running.is_in_readable => {
-                running.is_in_readable = true;
-                self.readable.push_back(stream);
-            }
-            ReceivePhase::Open
-            | ReceivePhase::Ended
-            | ReceivePhase::Reset(_)
-            | ReceivePhase::Stopped(_)
-            | ReceivePhase::Lost => {}
+        if let ReceivePhase::Stopped(code) = pipe.receive_phase() {
+            running.discards = Some(code);
+        }
+        if running.is_receiving && !running.is_in_readable {
+            running.is_in_readable = true;
+            self.readable.push_back(stream);
         }
         self.forget_if_over(stream);
     }
@@ -194,6 +193,7 @@ impl StreamsApp {
             mark: Arc::default(),
             sends,
             is_receiving,
+            discards: None,
             is_in_sending: false,
             is_in_readable: false,
         };
@@ -258,6 +258,8 @@ impl StreamsApp {
         for stream in over {
             self.forget_if_over(stream);
         }
+        self.stopped
+            .retain(|stream| conn.send_state(*stream) != SendState::Gone);
     }
 
     fn became_readable(&mut self, conn: &Conn, stream: u64) {
@@ -312,12 +314,19 @@ impl StreamsApp {
         let Some(running) = self.streams.get_mut(&stream) else {
             return false;
         };
-        if !running.is_receiving || running.pipe.holds(most) {
+        if !running.is_receiving || running.discards.is_none() && running.pipe.holds(most) {
             return false;
         }
         self.buffer.resize(READ_BYTES, 0);
         match conn.read(stream, &mut self.buffer) {
-            Ok(None) => return false,
+            Ok(None) => match running.discards {
+                // Everything that is here was dropped, and the peer is told to send no more.
+                Some(code) if self.stopped.len() < STOPPED_MAX as usize => {
+                    conn.shutdown_read(stream, code);
+                    self.stopped.push(stream);
+                }
+                Some(_) | None => return false,
+            },
             Ok(Some((bytes, fin))) => {
                 let arrived = match bytes >= HANDED_ON_BYTES {
                     true => {

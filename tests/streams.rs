@@ -363,6 +363,28 @@ fn codes_reach_the_peer() {
     }
 }
 
+/// A stream that is reset behind its end, while its reader has not come so far: it is told
+/// something, whichever came first.
+#[test]
+fn a_reset_behind_the_end_ends_the_reader() {
+    let pair = pair(BackendChoice::Auto);
+    soon(async {
+        for _ in 0..20 {
+            let (mut send, _back) = pair.here.open_bi().await.unwrap();
+            let data = Bytes::from(made_up(2 * MIB, 9));
+            send.write_bytes(data).await.unwrap();
+            send.finish().unwrap();
+            let (_answer, mut receive) = pair.there.accept_bi().await.unwrap();
+            thread::sleep(Duration::from_millis(20));
+            send.reset(5);
+            let read = receive.read_to_end(usize::MAX).await;
+            let is_told = matches!(&read, Ok(all) if all.len() == 2 * MIB)
+                || matches!(read, Err(ReadError::Reset(5) | ReadError::Lost(_)));
+            assert!(is_told, "{:?}", read.map(|all| all.len()));
+        }
+    });
+}
+
 #[test]
 fn the_last_handle_closes() {
     let pair = pair(BackendChoice::Auto);

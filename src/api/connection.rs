@@ -23,7 +23,9 @@ pub enum ConnectionError {
         /// The same.
         reason: String,
     },
-    /// The peer's program closed it.
+    /// The peer's program closed it, or its engine: with code 0 where nobody accepts it or one
+    /// identity has too many, 8 where a key may seal no more, 9 where this side made it keep too
+    /// much.
     #[error("closed by the peer with code {code}: {reason}")]
     ClosedByPeer {
         /// The peer's; what it means is the program's to know.
@@ -77,13 +79,11 @@ pub enum DatagramError {
 /// A connection to a peer whose key is proven. A clone is another handle to the same one.
 ///
 /// It is closed with code 0 when its last handle is dropped, streams included: what the peer has
-/// not acknowledged then may be lost. [`SendStream::delivered`] waits for that.
+/// not read then may be lost, so an answer of its program is what to wait for.
 ///
 /// A connection carries at most 2^23 packets in each direction, 12 GB of full Ethernet frames, for
 /// that is as many as one key may seal (RFC 9001 §6.6); then it is closed with
 /// [`ConnectionError::Transport`]. Its peer is not followed to another address.
-///
-/// [`SendStream::delivered`]: super::SendStream::delivered
 #[derive(Clone)]
 pub struct Connection(Arc<Hold>);
 

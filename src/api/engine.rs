@@ -153,9 +153,10 @@ impl EngineBuilder {
         self
     }
 
-    /// Memory for what peers have sent and nobody has read, and for what is being sent, in bytes of
-    /// the whole engine. Default: 64 MiB; at least 8 MiB. Receive windows are granted out of it, so
-    /// a connection among many gets less than [`QuicConfig`] says.
+    /// Memory for what peers have sent and the transport holds, in bytes of the whole engine.
+    /// Default: 64 MiB; at least 8 MiB. Receive windows are granted out of it, so a connection among
+    /// many gets less than [`QuicConfig`] says. Beside it each connection keeps at most 1 MiB for
+    /// handles that do not read, or 16 KiB for each of its streams where those are more than 64.
     ///
     /// What QUIC keeps beside that for a peer is weighed by the allocator: where
     /// `landro_sys::weigh::Weighed` is not the program's global allocator, it is not bounded.
@@ -261,7 +262,9 @@ impl Engine {
     /// A name is looked up on a thread of its own for as long as that takes.
     ///
     /// # Errors
-    /// [`ConnectError`] says which may be tried again.
+    /// [`ConnectError`] says which may be tried again. A handshake is complete here before the peer
+    /// has said that it does not trust our key: then the connection ends with
+    /// [`ConnectionError::Transport`](super::ConnectionError::Transport).
     ///
     /// # Cancel safety
     /// A connection that comes after the future was dropped is closed. A look-up goes on, and

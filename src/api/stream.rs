@@ -209,7 +209,7 @@ impl SendStream {
     /// Resolves when the peer's transport has acknowledged everything, after
     /// [`SendStream::finish`]. Of a stream that goes both ways that is known only when what the
     /// peer sent was read to its end, too. Whether the peer's program has read it, its own answer
-    /// says.
+    /// says: what it has not read is lost if the connection is closed then.
     ///
     /// # Errors
     /// The peer stopped the stream, it was reset here, or the connection is over.
@@ -237,17 +237,6 @@ impl SendStream {
             SendPhase::Stopped(code) => Ok(Some(code)),
             phase => Err(self.error(phase)),
         }
-    }
-
-    /// Which streams of a connection go first where all cannot: those of lower urgency, 0 to 7
-    /// (RFC 9218 §4.1). Default: 3. What the transport has already keeps its place.
-    ///
-    /// # Panics
-    /// If `urgency` is above 7.
-    pub fn set_urgency(&mut self, urgency: u8) {
-        assert!(urgency <= 7, "an urgency is 0 to 7: {urgency}");
-        self.pipe.set_urgency(urgency);
-        self.hold.0.ask(&self.pipe);
     }
 }
 
@@ -280,7 +269,7 @@ impl AsyncWrite for SendStream {
         pushed.map_err(io::Error::from)
     }
 
-    /// Waits until the transport has taken everything.
+    /// Waits until the worker has taken everything.
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.pipe.flush() {
             self.hold.0.ask(&self.pipe);
@@ -289,7 +278,7 @@ impl AsyncWrite for SendStream {
         taken.map_err(|phase| io::Error::from(self.error(phase)))
     }
 
-    /// [`SendStream::finish`], and waits until the transport has taken everything.
+    /// [`SendStream::finish`], and waits until the worker has taken everything.
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.pipe.send_phase() == SendPhase::Open {
             self.finish()?;

@@ -16,7 +16,7 @@ use crate::config::{LaneKind, LaneKinds, QuicConfig};
 use crate::ids::WorkerId;
 use crate::quic::{Identity, QuicError, Secrets, Setup, TicketKeys, Trust};
 use crate::worker::{
-    Answer, ConnectFailure, ConnectStart, Incoming, ListenAt, Mail, Shared, WorkerParts,
+    Answer, ConnectFailure, ConnectStart, Incoming, ListenAt, Mail, Owed, Shared, WorkerParts,
 };
 
 /// How long workers that are to end tell their peers.
@@ -160,7 +160,7 @@ impl Host {
             to,
             setup,
             socket_options: options(false),
-            answer: answer.clone(),
+            answer: Owed(answer.clone()),
         }));
         let worker = self.next.fetch_add(1, Ordering::Relaxed) % self.threads.len().max(1);
         if !self.shared.post(WorkerId(worker as u8), start) {

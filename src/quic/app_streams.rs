@@ -136,6 +136,11 @@ impl Conn {
         }
     }
 
+    /// Whether nothing more can be read of a stream, its end or reset included.
+    pub fn is_cut(&self, stream: u64) -> bool {
+        self.quiche.stream_finished(stream) && !self.quiche.stream_readable(stream)
+    }
+
     /// How often something was sent again, or may have been.
     pub fn losses(&self) -> u64 {
         let path = self.snapshot();

@@ -189,6 +189,12 @@ impl Conn {
     /// What quiche would take now, as far as the control stream can tell: asking for a stream that
     /// the peer stopped would use up that news.
     fn open_capacity(&mut self) -> usize {
+        if self.is_of_application() {
+            // What of its streams is news was taken when the packets came.
+            let streams = self.sending.outgoing.undelivered();
+            let capacity = |stream| self.quiche.act().stream_capacity(stream).unwrap_or(0);
+            return streams.into_iter().map(capacity).max().unwrap_or(0);
+        }
         let control = self.sending.outgoing.control();
         control.map_or(0, |stream| {
             self.quiche.act().stream_capacity(stream).unwrap_or(0)

@@ -54,7 +54,7 @@ use outbox::Outbox;
 use sessions::Sessions;
 use timers::Timer;
 
-pub use apps::streams::{Answer, ConnectFailure, ConnectStart, ConnectionStatistics};
+pub use apps::streams::{Answer, ConnectFailure, ConnectStart, ConnectionStatistics, Owed};
 pub(crate) use apps::streams::{Attached, Hold, Incoming, Pipe, ReceivePhase, SendPhase, Written};
 pub use client_events::{ClientEvent, ClientStart, Ended, TcpSetups};
 pub use descriptors::StreamDescriptors;

@@ -21,7 +21,7 @@ pub(crate) enum Handshake {
     /// We did, to go on with a transfer.
     Dialled(Errand),
     /// We did, for a handle that waits.
-    Connecting { dial: usize },
+    Connecting { dial: u64 },
 }
 
 impl App {
@@ -79,7 +79,7 @@ impl App {
     }
 
     /// The dial that this connection is for, until its handshake is complete.
-    pub(crate) fn connects_for(&self) -> Option<usize> {
+    pub(crate) fn connects_for(&self) -> Option<u64> {
         match self {
             App::Undecided(Handshake::Connecting { dial }) => Some(*dial),
             App::Undecided(Handshake::Accepted { .. } | Handshake::Dialled(_))

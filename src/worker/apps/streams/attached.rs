@@ -264,13 +264,13 @@ impl Attached {
         self.changed.notify(usize::MAX);
     }
 
-    /// The next datagram, without taking it.
     pub(super) fn next_to_send(&self) -> Option<Bytes> {
-        self.state().to_send.front().cloned()
+        self.state().to_send.pop_front()
     }
 
-    pub(super) fn sent_datagram(&self) {
-        self.state().to_send.pop_front();
+    /// One that there was no room for is the next again.
+    pub(super) fn put_back(&self, datagram: Bytes) {
+        self.state().to_send.push_front(datagram);
     }
 
     pub(super) fn arrived(&self, datagram: Bytes) {

@@ -1,7 +1,7 @@
 //! How connections with handles begin: dialled for one who waits, or accepted and left for whoever
 //! accepts next.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,7 +54,7 @@ pub struct ConnectStart {
     /// Whom to trust, what to speak.
     pub setup: Setup,
     pub socket_options: UdpOptions,
-    pub answer: Arc<Answer>,
+    pub answer: Owed,
 }
 
 /// What came of dialling, for the one who waits.
@@ -64,6 +64,18 @@ pub struct Answer {
     changed: Event,
     /// Who waited does not any more.
     is_forgotten: AtomicBool,
+    is_given: AtomicBool,
+}
+
+/// The worker's part of an answer, which is given whatever becomes of the worker.
+pub struct Owed(pub Arc<Answer>);
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if !self.0.is_given.load(Ordering::Acquire) {
+            self.0.give(Err(ConnectFailure::ShuttingDown));
+        }
+    }
 }
 
 impl Answer {
@@ -87,6 +99,7 @@ impl Answer {
     }
 
     fn give(&self, result: Result<Hold, ConnectFailure>) {
+        self.is_given.store(true, Ordering::Release);
         *self.result() = Some(result);
         self.changed.notify(usize::MAX);
         if self.is_forgotten.load(Ordering::Acquire) {
@@ -104,6 +117,7 @@ impl Answer {
 pub(crate) struct Incoming {
     waiting: Mutex<VecDeque<Hold>>,
     changed: Event,
+    /// Changed with `waiting` locked.
     is_over: AtomicBool,
 }
 
@@ -122,19 +136,28 @@ impl Incoming {
 
     /// Nothing comes any more.
     pub(crate) fn end(&self) {
+        let mut waiting = self.waiting();
         self.is_over.store(true, Ordering::Release);
-        let waiting = std::mem::take(&mut *self.waiting());
+        let left = std::mem::take(&mut *waiting);
+        drop(waiting);
+        drop(left);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Gives back what finds no place.
+    fn leave(&self, hold: Hold) -> Result<(), Hold> {
+        let mut waiting = self.waiting();
+        if waiting.len() >= INCOMING_MAX {
+            // Who came and went waits for nothing.
+            waiting.retain(|hold| hold.0.end().is_none());
+        }
+        if waiting.len() >= INCOMING_MAX || self.is_over() {
+            return Err(hold);
+        }
+        waiting.push_back(hold);
         drop(waiting);
         self.changed.notify(usize::MAX);
-    }
-
-    fn is_full(&self) -> bool {
-        self.waiting().len() >= INCOMING_MAX || self.is_over()
-    }
-
-    fn leave(&self, hold: Hold) {
-        self.waiting().push_back(hold);
-        self.changed.notify(usize::MAX);
+        Ok(())
     }
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<Hold>> {
@@ -147,14 +170,16 @@ struct Dial {
     addresses: Addresses,
     setup: Setup,
     options: UdpOptions,
-    answer: Arc<Answer>,
+    answer: Owed,
     refused: Option<ConnectFailure>,
 }
 
 /// Peers that a worker dials, and the sockets it dials from.
 #[derive(Default)]
 pub(crate) struct Dials {
-    all: slab::Slab<Dial>,
+    /// By numbers of which none is used again: a connection may outlive its dial.
+    all: HashMap<u64, Dial>,
+    next: u64,
     v4: Option<usize>,
     v6: Option<usize>,
 }
@@ -163,49 +188,63 @@ impl Dials {
     /// When the next address is dialled although nothing happened.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.all
-            .iter()
-            .filter_map(|(_, dial)| dial.addresses.due())
+            .values()
+            .filter_map(|dial| dial.addresses.due())
             .min()
     }
 }
 
 impl Worker {
     pub(crate) fn start_connecting(&mut self, start: ConnectStart) {
+        self.forget_dials();
         let failure = match self.io.stopping {
             Some(_) => Some(ConnectFailure::ShuttingDown),
             None if self.dials.all.len() >= DIALS_MAX => Some(ConnectFailure::Busy),
             None => None,
         };
         if let Some(failure) = failure {
-            return start.answer.give(Err(failure));
+            return start.answer.0.give(Err(failure));
         }
         let to = start.to.into_iter().map(Path::to).collect();
-        let dial = self.dials.all.insert(Dial {
+        let dial = self.dials.next;
+        self.dials.next += 1;
+        let dialled = Dial {
             addresses: Addresses::new(to, self.io.now),
             setup: start.setup,
             options: start.socket_options,
             answer: start.answer,
             refused: None,
-        });
+        };
+        self.dials.all.insert(dial, dialled);
         self.go_on_dialling(dial);
+    }
+
+    /// Dials that nobody waits for give their places up.
+    fn forget_dials(&mut self) {
+        let is_left = |dial: &Dial| dial.answer.0.is_forgotten.load(Ordering::Acquire);
+        let left = self.dials.all.iter().filter(|(_, dial)| is_left(dial));
+        for dial in left.map(|(dial, _)| *dial).collect::<Vec<_>>() {
+            self.dials.all.remove(&dial);
+            self.give_up_connecting(dial, |_| true);
+        }
     }
 
     /// Dials the addresses whose time has come.
     pub(crate) fn connect_when_due(&mut self) {
         let is_due = |dial: &Dial| dial.addresses.due().is_some_and(|at| at <= self.io.now);
         let due = self.dials.all.iter().filter(|(_, dial)| is_due(dial));
-        for dial in due.map(|(dial, _)| dial).collect::<Vec<_>>() {
+        for dial in due.map(|(dial, _)| *dial).collect::<Vec<_>>() {
             self.go_on_dialling(dial);
         }
     }
 
-    fn go_on_dialling(&mut self, dial: usize) {
+    fn go_on_dialling(&mut self, dial: u64) {
         let now = self.io.now;
-        while let Some(dialled) = self.dials.all.get_mut(dial) {
+        while let Some(dialled) = self.dials.all.get_mut(&dial) {
             match dialled.addresses.step(now) {
                 AddressStep::Dial(path) => {
                     if let Err(why) = self.connect(dial, path.peer)
-                        && let Some(dialled) = self.dials.all.get_mut(dial)
+                        && let Some(dialled) = self.dials.all.get_mut(&dial)
                     {
                         dialled.addresses.failed(now, path, why, false);
                     }
@@ -218,20 +257,22 @@ impl Worker {
                 }
                 AddressStep::Wait => return,
                 AddressStep::Failed(why) => {
-                    let dialled = self.dials.all.remove(dial);
-                    let failure = dialled.refused.unwrap_or(ConnectFailure::NoAnswer(why));
-                    return dialled.answer.give(Err(failure));
+                    let failure = dialled.refused.take();
+                    let failure = failure.unwrap_or(ConnectFailure::NoAnswer(why));
+                    dialled.answer.0.give(Err(failure));
+                    self.dials.all.remove(&dial);
+                    return;
                 }
             }
         }
     }
 
-    fn connect(&mut self, dial: usize, peer: SocketAddr) -> Result<(), String> {
+    fn connect(&mut self, dial: u64, peer: SocketAddr) -> Result<(), String> {
         let no_way = |error| format!("for there is no way there: {error}");
         let socket = self.socket_for(dial, peer).map_err(no_way)?;
         let route = landro_sys::route_to(peer, None).map_err(no_way)?;
         let (Some(dialled), Some(listener)) =
-            (self.dials.all.get_mut(dial), self.listeners.get(socket))
+            (self.dials.all.get_mut(&dial), self.listeners.get(socket))
         else {
             return Ok(());
         };
@@ -249,7 +290,7 @@ impl Worker {
     }
 
     /// One socket of each family for all who are dialled: connection ids tell them apart.
-    fn socket_for(&mut self, dial: usize, peer: SocketAddr) -> std::io::Result<usize> {
+    fn socket_for(&mut self, dial: u64, peer: SocketAddr) -> std::io::Result<usize> {
         let known = match peer {
             SocketAddr::V4(_) => self.dials.v4,
             SocketAddr::V6(_) => self.dials.v6,
@@ -261,7 +302,7 @@ impl Worker {
             SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
             SocketAddr::V6(_) => SocketAddr::from(([0_u16; 8], 0)),
         };
-        let Some(dial) = self.dials.all.get(dial) else {
+        let Some(dial) = self.dials.all.get(&dial) else {
             return Err(std::io::ErrorKind::NotConnected.into());
         };
         let socket = UdpSocket::bind(any, &dial.options)?;
@@ -273,7 +314,7 @@ impl Worker {
         Ok(socket)
     }
 
-    fn give_up_connecting(&mut self, dial: usize, is_it: impl Fn(&Connection) -> bool) {
+    fn give_up_connecting(&mut self, dial: u64, is_it: impl Fn(&Connection) -> bool) {
         let found = self
             .connections
             .iter()
@@ -284,29 +325,27 @@ impl Worker {
     }
 
     /// The handshake of a connection that a handle waits for is complete.
-    pub(crate) fn connected(&mut self, key: usize, dial: usize, peer: Fingerprint) {
-        if !self.dials.all.contains(dial) {
+    pub(crate) fn connected(&mut self, key: usize, dial: u64, peer: Fingerprint) {
+        let Some(dialled) = self.dials.all.remove(&dial) else {
             return self.connections.close(&self.io, key, 0, ANOTHER_ANSWERED);
-        }
-        let dialled = self.dials.all.remove(dial);
-        let Some(hold) = self.attach(key, peer) else {
+        };
+        let Some((hold, app)) = self.attach(key, peer) else {
             return;
         };
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.app = App::Streams(Box::new(StreamsApp::new(Arc::clone(&hold.0))));
+            connection.app = app;
             connection.deadline = None;
         }
         self.give_up_connecting(dial, |_| true);
-        dialled.answer.give(Ok(hold));
+        dialled.answer.0.give(Ok(hold));
         self.connections.touch(key);
     }
 
     /// A peer's handshake is complete, in which it asked for a protocol of the embedding program.
     pub(crate) fn streams_arrived(&mut self, key: usize, peer: Fingerprint) {
-        let Some(hold) = self.attach(key, peer) else {
+        let Some((hold, app)) = self.attach(key, peer) else {
             return;
         };
-        let app = App::Streams(Box::new(StreamsApp::new(Arc::clone(&hold.0))));
         // The handshake asked whether it is trusted, resumed or not.
         self.connections.decide(&self.io, key, app, true);
         if let Some(connection) = self.connections.get_mut(key) {
@@ -317,13 +356,17 @@ impl Worker {
         match (share, incoming) {
             (PeerShare::Beyond, _) => self.connections.close(&self.io, key, 0, TOO_MANY),
             (PeerShare::FarBeyond, _) => self.connections.evict(&mut self.io, key, TOO_MANY),
-            (PeerShare::Within, Some(incoming)) if !incoming.is_full() => incoming.leave(hold),
-            (PeerShare::Within, _) => self.connections.close(&self.io, key, 0, NOBODY_ACCEPTS),
+            (PeerShare::Within, Some(incoming)) => {
+                if incoming.leave(hold).is_err() {
+                    self.connections.close(&self.io, key, 0, NOBODY_ACCEPTS);
+                }
+            }
+            (PeerShare::Within, None) => self.connections.close(&self.io, key, 0, NOBODY_ACCEPTS),
         }
         self.connections.touch(key);
     }
 
-    fn attach(&mut self, key: usize, peer: Fingerprint) -> Option<Hold> {
+    fn attach(&mut self, key: usize, peer: Fingerprint) -> Option<(Hold, App)> {
         let connection = self.connections.get(key)?;
         let conn = connection.conn.quic()?;
         let facts = Facts {
@@ -338,12 +381,15 @@ impl Worker {
             serial: connection.serial,
         };
         let attached = Attached::new(facts, Arc::clone(&self.io.shared), place);
-        Some(Hold(Arc::new(attached)))
+        let hold = Hold(Arc::new(attached));
+        let app = StreamsApp::new(Arc::clone(&hold.0));
+        app.measure(conn);
+        Some((hold, App::Streams(Box::new(app))))
     }
 
     /// A connection that was dialled for a handle is gone before its handshake was complete.
-    pub(crate) fn not_connected(&mut self, dial: usize, gone: &Connection) {
-        let Some(dialled) = self.dials.all.get_mut(dial) else {
+    pub(crate) fn not_connected(&mut self, dial: u64, gone: &Connection) {
+        let Some(dialled) = self.dials.all.get_mut(&dial) else {
             return;
         };
         let closed = gone.close_reason();
@@ -360,8 +406,6 @@ impl Worker {
 
     /// The process ends: nobody waits for what is being dialled.
     pub(crate) fn stop_connecting(&mut self) {
-        for dialled in std::mem::take(&mut self.dials.all) {
-            dialled.1.answer.give(Err(ConnectFailure::ShuttingDown));
-        }
+        self.dials.all.clear();
     }
 }

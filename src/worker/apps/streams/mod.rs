@@ -9,7 +9,7 @@ mod turns;
 
 pub use attached::ConnectionStatistics;
 pub(crate) use attached::{Attached, Hold};
-pub use connecting::{Answer, ConnectFailure, ConnectStart};
+pub use connecting::{Answer, ConnectFailure, ConnectStart, Owed};
 pub(crate) use connecting::{Dials, Incoming};
 pub(crate) use pipe::{Pipe, ReceivePhase, SendPhase, Written};
 pub(crate) use running::StreamsApp;

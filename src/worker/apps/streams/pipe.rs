@@ -56,13 +56,14 @@ struct Outward {
     /// What is here is to leave, and not to wait for more.
     is_flushed: bool,
     phase: SendPhase,
-    urgency: Option<u8>,
     waker: Option<Waker>,
 }
 
 #[derive(Debug)]
 struct Inward {
     pieces: VecDeque<Bytes>,
+    /// Small ones, behind all others: a byte each, they would hold many times what they are.
+    tail: BytesMut,
     kept_bytes: usize,
     phase: ReceivePhase,
     /// The worker waits until less than half of this is kept.
@@ -104,11 +105,11 @@ impl Pipe {
                 queued_bytes: 0,
                 is_flushed: false,
                 phase: SendPhase::Open,
-                urgency: None,
                 waker: None,
             }),
             inward: Mutex::new(Inward {
                 pieces: VecDeque::new(),
+                tail: BytesMut::new(),
                 kept_bytes: 0,
                 phase: ReceivePhase::Open,
                 held_above_bytes: None,
@@ -203,10 +204,6 @@ impl Pipe {
     pub(crate) fn reset(&self, code: u64) -> bool {
         self.end_sending(SendPhase::Reset(code))
     }
-
-    pub(crate) fn set_urgency(&self, urgency: u8) {
-        self.outward().urgency = Some(urgency);
-    }
 }
 
 /// What a handle writes.
@@ -246,12 +243,12 @@ impl Outward {
         }
     }
 
-    fn end(&mut self, phase: SendPhase) -> Option<Waker> {
+    /// Gives what is to be dropped and woken with no lock held: both are others' code.
+    fn end(&mut self, phase: SendPhase) -> (VecDeque<Bytes>, Option<Waker>) {
         self.phase = phase;
-        self.pieces.clear();
         self.tail = BytesMut::new();
         self.queued_bytes = 0;
-        self.waker.take()
+        (std::mem::take(&mut self.pieces), self.waker.take())
     }
 }
 
@@ -293,16 +290,16 @@ impl Pipe {
         self.outward().queued_bytes == 0
     }
 
-    pub(super) fn take_urgency(&self) -> Option<u8> {
-        self.outward().urgency.take()
-    }
-
     /// The sending half is over. False: it was before.
     pub(super) fn end_sending(&self, phase: SendPhase) -> bool {
         let mut outward = self.outward();
         let goes_on = matches!(outward.phase, SendPhase::Open | SendPhase::Finishing);
-        let waker = if goes_on { outward.end(phase) } else { None };
+        let (dropped, waker) = match goes_on {
+            true => outward.end(phase),
+            false => Default::default(),
+        };
         drop(outward);
+        drop(dropped);
         wake(waker);
         goes_on
     }
@@ -320,6 +317,9 @@ impl Pipe {
         let mut inward = self.inward();
         if let ReceivePhase::Stopped(_) = inward.phase {
             return Poll::Ready((Err(inward.phase), false));
+        }
+        if inward.pieces.is_empty() {
+            inward.close_tail();
         }
         let Some(first) = inward.pieces.front_mut() else {
             if inward.phase == ReceivePhase::Open {
@@ -349,6 +349,7 @@ impl Pipe {
             inward.phase = ReceivePhase::Stopped(code);
         }
         inward.pieces.clear();
+        inward.tail = BytesMut::new();
         inward.kept_bytes = 0;
         goes_on
     }
@@ -360,20 +361,33 @@ impl Pipe {
         self.inward().phase
     }
 
-    /// Whether so much is kept that the worker waits; the handle says when there is room.
-    pub(super) fn holds(&self, most_bytes: usize) -> bool {
+    /// How much more is to be kept of so much; 0: the worker waits, and the handle says when there
+    /// is room.
+    pub(super) fn room_bytes(&self, most_bytes: usize) -> usize {
         let mut inward = self.inward();
-        let is_held = inward.kept_bytes >= most_bytes;
-        inward.held_above_bytes = is_held.then_some(most_bytes);
-        is_held
+        let room_bytes = most_bytes.saturating_sub(inward.kept_bytes);
+        inward.held_above_bytes = (room_bytes == 0).then_some(most_bytes);
+        room_bytes
     }
 
-    /// Leaves what arrived.
-    pub(super) fn arrive(&self, bytes: Bytes) {
+    /// Leaves what arrived: a buffer, or what little there is of one.
+    pub(super) fn arrive(&self, arrived: Arrival<'_>) {
         let mut inward = self.inward();
-        if inward.phase == ReceivePhase::Open && !bytes.is_empty() {
-            inward.kept_bytes += bytes.len();
-            inward.pieces.push_back(bytes);
+        if inward.phase == ReceivePhase::Open && !arrived.is_empty() {
+            match arrived {
+                Arrival::Little(bytes) => {
+                    inward.kept_bytes += bytes.len();
+                    inward.tail.extend_from_slice(bytes);
+                    if inward.tail.len() >= SMALL_BYTES {
+                        inward.close_tail();
+                    }
+                }
+                Arrival::Buffer(bytes) => {
+                    inward.kept_bytes += bytes.len();
+                    inward.close_tail();
+                    inward.pieces.push_back(bytes);
+                }
+            }
             let waker = inward.waker.take();
             drop(inward);
             wake(waker);
@@ -388,6 +402,30 @@ impl Pipe {
             let waker = inward.waker.take();
             drop(inward);
             wake(waker);
+        }
+    }
+}
+
+/// What the worker has read.
+pub(super) enum Arrival<'a> {
+    Little(&'a [u8]),
+    Buffer(Bytes),
+}
+
+impl Arrival<'_> {
+    fn is_empty(&self) -> bool {
+        match self {
+            Arrival::Little(bytes) => bytes.is_empty(),
+            Arrival::Buffer(bytes) => bytes.is_empty(),
+        }
+    }
+}
+
+impl Inward {
+    fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            let tail = std::mem::take(&mut self.tail);
+            self.pieces.push_back(tail.freeze());
         }
     }
 }
@@ -469,9 +507,10 @@ mod tests {
         let pipe = Pipe::new(0);
         let read = |most| pipe.poll_read(&mut context(), most);
         assert!(read(1).is_pending());
-        pipe.arrive(Bytes::from_static(b"abc"));
-        assert!(pipe.holds(3) && !pipe.holds(4));
-        assert!(pipe.holds(3));
+        pipe.arrive(Arrival::Little(b"a"));
+        pipe.arrive(Arrival::Little(b"b"));
+        pipe.arrive(Arrival::Buffer(Bytes::from_static(b"c")));
+        assert_eq!((pipe.room_bytes(4), pipe.room_bytes(3)), (1, 0));
         pipe.end_receiving(ReceivePhase::Reset(5));
         pipe.end_receiving(ReceivePhase::Lost);
         assert_eq!(read(1), Poll::Ready((Ok(Bytes::from_static(b"a")), false)));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::attached::Attached;
-use super::pipe::{Next, Pipe, ReceivePhase, SendPhase};
+use super::pipe::{Arrival, Next, Pipe, ReceivePhase, SendPhase};
 use crate::quic::{
     CloseReason, Conn, DatagramRefusal, STOPPED_MAX, SendState, StreamDirection, StreamError,
 };
@@ -24,9 +24,9 @@ const PIECE_BYTES: usize = 64 << 10;
 /// What one read brings at most.
 const READ_BYTES: usize = 64 << 10;
 
-/// A read of so much hands its buffer on; less is copied out of it, as a stream of short messages
-/// would otherwise hold 64 KiB for each.
-const HANDED_ON_BYTES: usize = 16 << 10;
+/// A read of so much hands its buffer on; less is copied out of it, for what is kept counts as what
+/// it is and not as what it holds.
+const HANDED_ON_BYTES: usize = READ_BYTES / 2;
 
 /// What is kept for all handles of a connection that do not read, divided among its streams; what
 /// is beyond that stays with the transport, whose windows are in the memory budget.
@@ -68,6 +68,13 @@ pub(crate) struct StreamsApp {
     looked_at: u64,
     measured_at: Option<Instant>,
     asked: Vec<Arc<Pipe>>,
+}
+
+impl Drop for StreamsApp {
+    /// Whatever becomes of the worker, nobody waits for it for ever.
+    fn drop(&mut self) {
+        self.end(CloseReason::GivenUp("its worker ended".to_owned()));
+    }
 }
 
 /// One stream.
@@ -120,6 +127,11 @@ impl StreamsApp {
 
     /// Takes what handles left. Gives how the connection is to be closed, if it is.
     pub(super) fn take_wishes(&mut self, conn: &mut Conn) -> Option<(u64, String)> {
+        // First: a stream that the peer stopped is one that it has all of once others are opened.
+        let received = conn.received_packets();
+        if std::mem::replace(&mut self.looked_at, received) != received {
+            self.look_at_sending(conn);
+        }
         let mut asked = std::mem::take(&mut self.asked);
         self.attached.begin_turn(&mut asked);
         for pipe in asked.drain(..) {
@@ -148,10 +160,6 @@ impl StreamsApp {
         let Some(running) = self.streams.get_mut(&stream) else {
             return;
         };
-        if let Some(urgency) = pipe.take_urgency() {
-            // One that is over needs none.
-            let _ = conn.prioritise(stream, urgency);
-        }
         match pipe.send_phase() {
             SendPhase::Open | SendPhase::Finishing => {
                 if running.sends == Sends::Open && !running.is_in_sending {
@@ -161,7 +169,7 @@ impl StreamsApp {
             }
             SendPhase::Reset(code) if running.sends != Sends::Over => {
                 conn.shutdown_write(stream, code);
-                running.sends = Sends::Over;
+                running.stop_sending();
             }
             SendPhase::Reset(_)
             | SendPhase::Delivered
@@ -216,11 +224,6 @@ impl StreamsApp {
         while let Some(datagram) = conn.next_datagram() {
             self.attached.arrived(datagram);
         }
-        if std::mem::replace(&mut self.looked_at, conn.received_packets())
-            != conn.received_packets()
-        {
-            self.look_at_sending(conn);
-        }
         while let Some(stream) = conn.readable_next() {
             self.became_readable(conn, stream);
         }
@@ -250,10 +253,17 @@ impl StreamsApp {
                 (_, SendState::Gone) if ended => SendPhase::Delivered,
                 (_, SendState::Gone) => SendPhase::Lost,
             };
-            running.sends = Sends::Over;
-            running.rest = None;
+            running.stop_sending();
             running.pipe.end_sending(phase);
             over.push(*stream);
+        }
+        for (stream, running) in &mut self.streams {
+            // A reset behind an end that came before makes it nothing to read.
+            if running.is_receiving && conn.is_cut(*stream) {
+                running.is_receiving = false;
+                running.pipe.end_receiving(ReceivePhase::Lost);
+                over.push(*stream);
+            }
         }
         for stream in over {
             self.forget_if_over(stream);
@@ -314,11 +324,15 @@ impl StreamsApp {
         let Some(running) = self.streams.get_mut(&stream) else {
             return false;
         };
-        if !running.is_receiving || running.discards.is_none() && running.pipe.holds(most) {
+        let room_bytes = match running.discards {
+            Some(_) => READ_BYTES,
+            None => running.pipe.room_bytes(most).min(READ_BYTES),
+        };
+        if !running.is_receiving || room_bytes == 0 {
             return false;
         }
         self.buffer.resize(READ_BYTES, 0);
-        match conn.read(stream, &mut self.buffer) {
+        match conn.read(stream, &mut self.buffer[..room_bytes]) {
             Ok(None) => match running.discards {
                 // Everything that is here was dropped, and the peer is told to send no more.
                 Some(code) if self.stopped.len() < STOPPED_MAX as usize => {
@@ -328,15 +342,14 @@ impl StreamsApp {
                 Some(_) | None => return false,
             },
             Ok(Some((bytes, fin))) => {
-                let arrived = match bytes >= HANDED_ON_BYTES {
+                running.pipe.arrive(match bytes >= HANDED_ON_BYTES {
                     true => {
                         let mut buffer = std::mem::take(&mut self.buffer);
                         buffer.truncate(bytes);
-                        Bytes::from(buffer)
+                        Arrival::Buffer(Bytes::from(buffer))
                     }
-                    false => Bytes::copy_from_slice(&self.buffer[..bytes]),
-                };
-                running.pipe.arrive(arrived);
+                    false => Arrival::Little(&self.buffer[..bytes]),
+                });
                 if !fin {
                     return true;
                 }
@@ -350,6 +363,11 @@ impl StreamsApp {
             }
         }
         running.is_receiving = false;
+        // The last thing it waited for, perhaps.
+        if running.sends == Sends::Ended && conn.send_state(stream) == SendState::Gone {
+            running.stop_sending();
+            running.pipe.end_sending(SendPhase::Delivered);
+        }
         self.forget_if_over(stream);
         false
     }
@@ -365,9 +383,11 @@ impl StreamsApp {
                 Ok(()) => given += datagram.len(),
                 // It was as large as the path carried when it was left here, perhaps.
                 Err(DatagramRefusal::TooLarge) => {}
-                Err(DatagramRefusal::Full) => break,
+                Err(DatagramRefusal::Full) => {
+                    self.attached.put_back(datagram);
+                    break;
+                }
             }
-            self.attached.sent_datagram();
         }
         let mut blocked = 0;
         while conn.unsent_bytes() < UNSENT_BYTES
@@ -566,8 +586,15 @@ impl Running {
         });
     }
 
-    fn failed(&mut self, error: StreamError) {
+    /// Nothing more is sent.
+    fn stop_sending(&mut self) {
         self.sends = Sends::Over;
+        self.rest = None;
+        self.waits_until = None;
+    }
+
+    fn failed(&mut self, error: StreamError) {
+        self.stop_sending();
         self.pipe.end_sending(match error {
             StreamError::Stopped(code) => SendPhase::Stopped(code),
             StreamError::Reset(_) | StreamError::Unknown | StreamError::Quiche(_) => {

@@ -9,15 +9,17 @@
 mod buffers;
 mod connection;
 mod engine;
+mod errors;
 mod mmap;
 mod stream;
 
 pub use buffers::{
     BufferPool, BufferPoolError, BufferPoolStatistics, MemoryPressure, PooledBuffer,
 };
-pub use connection::{Connection, ConnectionError, DatagramError};
+pub use connection::Connection;
 pub use engine::{ConnectError, Engine, EngineBuilder, Listener, PeerTrust};
+pub use errors::{ConnectionError, DatagramError, ReadError, WriteError};
 pub use mmap::{MmapError, MmapFileReader};
-pub use stream::{ReadError, RecvStream, SendStream, WriteError};
+pub use stream::{RecvStream, SendStream};
 
 pub use crate::worker::ConnectionStatistics;

@@ -79,7 +79,7 @@ pub enum EngineError {
     #[error("identity: {0}")]
     TcpIdentity(#[from] crate::tcp::TcpSetupError),
     #[error("a new identity: {0}")]
-    NewIdentity(crate::identity::IdentityError),
+    NewIdentity(crate::quic::IdentityError),
     #[error("a protocol needs a name of 1 to 255 bytes that is not landro/1")]
     Protocol,
     #[error("cannot start: {0}")]

@@ -17,7 +17,9 @@ fn example(name: &str) -> Command {
 fn a_file_is_sent_and_received() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-    let data: Vec<u8> = (0..5_000_000_u32).map(|n| (n * n >> 7) as u8).collect();
+    let data: Vec<u8> = (0..5_000_000_u32)
+        .map(|n| (n.wrapping_mul(n) >> 7) as u8)
+        .collect();
     fs::write(&from, &data).unwrap();
     let mut receives = example("receive");
     let mut receives = receives.arg(&to).stdout(Stdio::piped()).spawn().unwrap();

@@ -6,75 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::errors::{ConnectionError, DatagramError, check_code};
 use super::stream::{RecvStream, SendStream};
 use crate::ids::Fingerprint;
-use crate::quic::{CloseReason, StreamDirection};
+use crate::quic::StreamDirection;
 use crate::worker::{Attached, ConnectionStatistics, Hold, Pipe};
-
-/// Why a connection is over.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectionError {
-    /// [`Connection::close`] was called here, or its last handle dropped (code 0).
-    #[error("closed here with code {code}: {reason}")]
-    ClosedHere {
-        /// What [`Connection::close`] was given.
-        code: u64,
-        /// The same.
-        reason: String,
-    },
-    /// The peer's program closed it, or its engine: with code 0 where nobody accepts it or one
-    /// identity has too many, 8 where a key may seal no more, 9 where this side made it keep too
-    /// much.
-    #[error("closed by the peer with code {code}: {reason}")]
-    ClosedByPeer {
-        /// The peer's; what it means is the program's to know.
-        code: u64,
-        /// The peer's words, which may be anything.
-        reason: String,
-    },
-    /// Nothing was heard of the peer for the idle timeout.
-    #[error("nothing was heard of the peer for the idle timeout")]
-    TimedOut,
-    /// The transport could not go on; here is why.
-    #[error("{0}")]
-    Transport(String),
-}
-
-impl ConnectionError {
-    pub(super) fn of(reason: CloseReason) -> ConnectionError {
-        match reason {
-            CloseReason::Local { code, reason } => ConnectionError::ClosedHere { code, reason },
-            CloseReason::PeerApp { code, reason } => ConnectionError::ClosedByPeer { code, reason },
-            CloseReason::IdleTimeout | CloseReason::HandshakeTimeout => ConnectionError::TimedOut,
-            other @ (CloseReason::PeerTransport { .. }
-            | CloseReason::IdentityRefused { .. }
-            | CloseReason::GivenUp(_)
-            | CloseReason::StatelessReset
-            | CloseReason::Transport(_)) => ConnectionError::Transport(other.to_string()),
-        }
-    }
-}
-
-/// Why a datagram was not taken.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DatagramError {
-    /// It does not fit a packet of this path.
-    #[error("{bytes} bytes do not fit a datagram of this path: {most_bytes} do")]
-    TooLarge {
-        /// What was given.
-        bytes: usize,
-        /// What fits now.
-        most_bytes: usize,
-    },
-    /// The peer takes none.
-    #[error("the peer takes no datagrams")]
-    Unsupported,
-    /// The connection is over.
-    #[error(transparent)]
-    Lost(#[from] ConnectionError),
-}
 
 /// A connection to a peer whose key is proven. A clone is another handle to the same one.
 ///
@@ -132,7 +68,7 @@ impl Connection {
     /// # Panics
     /// If `code` is 2^62 or more, which QUIC cannot say (RFC 9000 §16).
     pub fn close(&self, code: u64, reason: &str) {
-        super::stream::check_code(code);
+        check_code(code);
         self.attached().close(code, reason);
     }
 
@@ -177,8 +113,8 @@ impl Connection {
 
     /// The next stream of the peer that goes both ways.
     ///
-    /// 64 streams of either direction are taken in before they are accepted; the peer may open more,
-    /// as many as the configuration says, and what is in those stays with the transport.
+    /// 64 streams of either direction are taken in before they are accepted; the peer may open
+    /// more, as many as the configuration says, and what is in those stays with the transport.
     ///
     /// # Errors
     /// The connection is over.
@@ -204,8 +140,8 @@ impl Connection {
         Ok(self.receive_half(&pipe))
     }
 
-    /// Sends a datagram (RFC 9221): it arrives whole, or not at all, in any order. 64 wait to leave;
-    /// then the oldest is dropped for the new one and counted.
+    /// Sends a datagram (RFC 9221): it arrives whole, or not at all, in any order. 64 wait to
+    /// leave; then the oldest is dropped for the new one and counted.
     ///
     /// # Errors
     /// It is larger than [`Connection::most_datagram_bytes`], or the connection is over.

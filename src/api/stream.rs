@@ -10,75 +10,11 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use futures_io::{AsyncRead, AsyncWrite};
 
-use super::connection::ConnectionError;
-use crate::worker::{Hold, Pipe, ReceivePhase, SendPhase, Written};
-
-/// What QUIC can say as a code: 62 bits (RFC 9000 §16).
-const MAX_CODE: u64 = (1 << 62) - 1;
+use super::errors::{ConnectionError, ReadError, WriteError, check_code};
+use crate::worker::{Hold, Pipe, ReceivePhase, SendPhase, ToWrite};
 
 /// Copies of this size at most are made of what is written by reference.
 const COPIED_BYTES: usize = 64 << 10;
-
-/// # Panics
-/// If QUIC cannot say it.
-pub(super) fn check_code(code: u64) {
-    assert!(code <= MAX_CODE, "a code of QUIC has 62 bits: {code}");
-}
-
-/// Why bytes were not written.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WriteError {
-    /// The peer wants no more of this stream.
-    #[error("the peer stopped the stream with code {0}")]
-    Stopped(u64),
-    /// It was finished or reset here before.
-    #[error("the stream was finished or reset before")]
-    Closed,
-    /// The connection is over.
-    #[error(transparent)]
-    Lost(#[from] ConnectionError),
-}
-
-/// Why bytes were not read.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReadError {
-    /// The peer gave the stream up: what it sent before may be incomplete.
-    #[error("the peer reset the stream with code {0}")]
-    Reset(u64),
-    /// It was stopped here before.
-    #[error("the stream was stopped before")]
-    Closed,
-    /// More came than the caller said it takes.
-    #[error("more than {0} bytes came")]
-    TooLong(usize),
-    /// The connection is over.
-    #[error(transparent)]
-    Lost(#[from] ConnectionError),
-}
-
-impl From<WriteError> for io::Error {
-    fn from(error: WriteError) -> io::Error {
-        let kind = match &error {
-            WriteError::Stopped(_) | WriteError::Closed => io::ErrorKind::BrokenPipe,
-            WriteError::Lost(_) => io::ErrorKind::NotConnected,
-        };
-        io::Error::new(kind, error)
-    }
-}
-
-impl From<ReadError> for io::Error {
-    fn from(error: ReadError) -> io::Error {
-        let kind = match &error {
-            ReadError::Reset(_) => io::ErrorKind::ConnectionReset,
-            ReadError::Closed => io::ErrorKind::BrokenPipe,
-            ReadError::TooLong(_) => io::ErrorKind::InvalidData,
-            ReadError::Lost(_) => io::ErrorKind::NotConnected,
-        };
-        io::Error::new(kind, error)
-    }
-}
 
 /// Why the connection of a stream is over.
 fn lost(hold: &Hold) -> ConnectionError {
@@ -124,7 +60,7 @@ impl SendStream {
     fn poll_push(
         &self,
         context: &mut Context<'_>,
-        take: impl FnOnce(usize) -> Written,
+        take: impl FnOnce(usize) -> ToWrite,
     ) -> Poll<Result<usize, WriteError>> {
         let written = self.pipe.poll_write(context, take);
         written.map(|written| match written {
@@ -173,7 +109,7 @@ impl SendStream {
     /// A dropped future has written nothing.
     pub async fn write_bytes(&mut self, bytes: Bytes) -> Result<(), WriteError> {
         let written = poll_fn(|context| {
-            let take = |_room| Written::Owned(bytes.clone());
+            let take = |_room| ToWrite::Owned(bytes.clone());
             self.poll_push(context, take)
         });
         written.await.map(|_| ())
@@ -240,9 +176,9 @@ impl SendStream {
     }
 }
 
-fn copied(bytes: &[u8], room: usize) -> Written {
+fn copied(bytes: &[u8], room: usize) -> ToWrite {
     let bytes = &bytes[..bytes.len().min(room).min(COPIED_BYTES)];
-    Written::Copied(BytesMut::from(bytes))
+    ToWrite::Copied(BytesMut::from(bytes))
 }
 
 impl Drop for SendStream {
@@ -372,12 +308,12 @@ impl RecvStream {
         Ok(all.freeze())
     }
 
-    /// Wants no more: what came is dropped, and the peer is told the code, unless its end came, too.
-    /// Nothing happens where the stream is over.
+    /// Wants no more: what came is dropped, and the peer is told the code, unless its end came,
+    /// too. Nothing happens where the stream is over.
     ///
     /// The transport holds the places of 64 streams of a connection that were stopped and did not
-    /// end by themselves; the peer of one that is stopped beyond that is not told, and what it sends
-    /// is dropped.
+    /// end by themselves; the peer of one that is stopped beyond that is not told, and what it
+    /// sends is dropped.
     ///
     /// # Panics
     /// If `code` is 2^62 or more, which QUIC cannot say (RFC 9000 §16).

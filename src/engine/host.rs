@@ -16,7 +16,7 @@ use crate::config::{LaneKind, LaneKinds, QuicConfig};
 use crate::ids::WorkerId;
 use crate::quic::{Identity, QuicError, Secrets, Setup, TicketKeys, Trust};
 use crate::worker::{
-    Answer, ConnectFailure, ConnectStart, Incoming, ListenAt, Mail, Owed, Shared, WorkerParts,
+    AcceptQueue, Answer, ConnectFailure, ConnectStart, ListenAt, Mail, Owed, Shared, WorkerParts,
 };
 
 /// How long workers that are to end tell their peers.
@@ -51,7 +51,7 @@ pub struct Host {
     quic: QuicConfig,
     identity: Identity,
     protocols: Vec<Vec<u8>>,
-    incoming: Arc<Incoming>,
+    incoming: Arc<AcceptQueue>,
     next: AtomicUsize,
 }
 
@@ -76,7 +76,7 @@ impl Host {
             config.quic.receive_window_bytes,
         );
         let pool_buffers = budget.pool_bytes_per_worker() as usize / Pool::BUFFER_BYTES;
-        let incoming = Arc::<Incoming>::default();
+        let incoming = Arc::<AcceptQueue>::default();
         let (shared, inboxes) = share(
             workers,
             Sharing {
@@ -139,7 +139,7 @@ impl Host {
         &self.identity
     }
 
-    pub(crate) fn incoming(&self) -> &Arc<Incoming> {
+    pub(crate) fn incoming(&self) -> &Arc<AcceptQueue> {
         &self.incoming
     }
 

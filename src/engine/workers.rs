@@ -15,7 +15,7 @@ use crate::disk::Digests;
 use crate::quic::Secrets;
 use crate::tcp::TcpSetup;
 use crate::worker::{
-    BackendWish, Incoming, Mail, Mailbox, Pulse, Refusals, Service, Shared, StreamDescriptors,
+    AcceptQueue, BackendWish, Mail, Mailbox, Pulse, Refusals, Service, Shared, StreamDescriptors,
     Worker, WorkerParts,
 };
 
@@ -78,7 +78,7 @@ pub(super) struct Sharing {
     pub added_lanes: Option<TcpSetup>,
     pub digests: Option<Arc<Digests>>,
     /// Set where protocols of the embedding program are accepted.
-    pub incoming: Option<Arc<Incoming>>,
+    pub incoming: Option<Arc<AcceptQueue>>,
 }
 
 pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver<Mail>>) {
@@ -102,7 +102,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
                     sender,
                     wake: OnceLock::new(),
                     pulse: Pulse::default(),
-                    turns: Mutex::default(),
+                    turns: Arc::default(),
                 },
                 inbox,
             )
@@ -181,6 +181,7 @@ pub(super) fn spawn(parts: WorkerParts) -> Result<Started, EngineError> {
         .spawn(move || {
             let built = Worker::new(parts, |wake| {
                 if let Some(mailbox) = shared.mailboxes.get(id.0 as usize) {
+                    let _ = mailbox.turns.wake.set(wake.clone());
                     let _ = mailbox.wake.set(wake);
                 }
             });

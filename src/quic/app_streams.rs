@@ -3,11 +3,10 @@
 //!
 //! quiche forgets a stream with the first acknowledgement behind which all its bytes are
 //! acknowledged and its end was *queued*, and with the stream an end that was lost. So an end goes
-//! with a byte, or alone once nothing else of its stream is under way: then what makes quiche forget
-//! the stream is the acknowledgement of the end itself. ([`Conn::write`] says how it is known that
-//! all is acknowledged; of what was sent twice for a loss, one may be under way then.)
+//! with a byte, or alone once nothing else of its stream is under way: then what makes quiche
+//! forget the stream is the acknowledgement of the end itself. ([`Conn::write`] says how it is
+//! known that all is acknowledged; of what was sent twice for a loss, one may be under way then.)
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,15 +19,6 @@ use crate::carrier::Alpn;
 
 /// Urgency of streams nobody gave another (RFC 9218 §4.1 has 0 to 7, lower goes first).
 const DEFAULT_URGENCY: u8 = 3;
-
-/// Streams that were stopped here and whose places quiche holds: it forgets one only with something
-/// that is read or acknowledged, and of these nothing is any more, as a rule. A peer is let have so
-/// many streams more; whoever stops more than that reads what comes, and drops it.
-pub const STOPPED_MAX: u64 = 64;
-
-/// Datagrams of the peer that are kept until the worker takes them in its next turn: those of one
-/// batch of packets. Older ones are dropped for newer ones.
-const DATAGRAMS_KEPT: usize = 64;
 
 /// Which way bytes go on a stream (RFC 9000 §2.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,13 +54,6 @@ pub enum DatagramRefusal {
     Full,
     /// It is larger than a packet of this path holds, or the peer takes none.
     TooLarge,
-}
-
-/// Datagrams of the peer that nobody took yet.
-#[derive(Default)]
-pub(super) struct Arrived {
-    kept: VecDeque<Bytes>,
-    dropped: u64,
 }
 
 impl Conn {
@@ -171,25 +154,21 @@ impl Conn {
 
     /// The oldest datagram of the peer that is kept.
     pub fn next_datagram(&mut self) -> Option<Bytes> {
-        self.arrived.kept.pop_front()
+        self.arrived.take()
     }
 
     /// How many datagrams of the peer nobody took in time.
     pub fn dropped_datagrams(&self) -> u64 {
-        self.arrived.dropped
+        self.arrived.dropped()
     }
 
     /// Takes all datagrams that quiche has: kept there, they weigh.
     pub(super) fn keep_datagrams(&mut self) {
         let mut quiche = self.quiche.act();
         while let Ok(datagram) = quiche.dgram_recv_buf() {
-            if self.arrived.kept.len() >= DATAGRAMS_KEPT {
-                self.arrived.kept.pop_front();
-                self.arrived.dropped += 1;
-            }
             // The copy is not quiche's, and what was quiche's goes while it is on the scale.
             let copy = weigh::uncounted(|| Bytes::copy_from_slice(&datagram));
-            self.arrived.kept.push_back(copy);
+            self.arrived.keep(copy);
         }
     }
 }

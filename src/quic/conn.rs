@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::app_streams::Arrived;
 use super::held::Held;
+use super::kept::KeptDatagrams;
 use super::note::Note;
 use super::outgoing::Outgoing;
 use super::pace::Pace;
@@ -46,7 +46,7 @@ pub struct Conn {
     failure: Option<quiche::Error>,
     pub(super) next_uni: u64,
     pub(super) next_bidi: u64,
-    pub(super) arrived: Arrived,
+    pub(super) arrived: KeptDatagrams,
     pub(super) sending: Sending,
     pub(super) packets_received: u64,
     pub(super) share: Share,
@@ -262,7 +262,7 @@ impl Conn {
             failure: None,
             next_uni: 0,
             next_bidi: 0,
-            arrived: Arrived::default(),
+            arrived: KeptDatagrams::default(),
             sending: Sending::new(setup, ceiling),
             packets_received: 0,
             share: Share::new(setup.most_window_bytes),

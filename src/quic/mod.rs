@@ -9,6 +9,7 @@ mod black_hole;
 mod conn;
 mod gso;
 mod held;
+mod kept;
 mod note;
 mod outgoing;
 mod pace;
@@ -28,9 +29,10 @@ mod whereabouts;
 mod tests;
 
 pub use crate::carrier::{ALPN as TRANSFER_PROTOCOL, Alpn, CloseReason, ConnState};
-pub use crate::identity::{Identity, Trust};
-pub use app_streams::{DatagramRefusal, STOPPED_MAX, SendState, StreamDirection};
+pub use crate::identity::{Identity, IdentityError, Trust};
+pub use app_streams::{DatagramRefusal, SendState, StreamDirection};
 pub use conn::{Accept, Conn, Connect};
+pub use kept::STOPPED_MAX;
 #[cfg(feature = "internals")]
 pub use landro_sys::gso::{MAX_SEGMENTS, Run};
 #[cfg(feature = "fuzzing")]

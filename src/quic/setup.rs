@@ -9,8 +9,8 @@ use boring::ssl::{
     SslVerifyMode, SslVersion,
 };
 
-use super::app_streams::STOPPED_MAX;
 use super::held::Quiche;
+use super::kept::STOPPED_MAX;
 use super::reason::QuicError;
 use crate::carrier::ALPN;
 use crate::config::{

@@ -11,7 +11,7 @@ use crate::quic::Setup;
 use crate::tcp::TcpSetup;
 
 /// One socket.
-pub(crate) struct Listener {
+pub(crate) struct WorkerSocket {
     pub(crate) socket: SocketId,
     pub(crate) local: SocketAddr,
     /// How connections are accepted here, and by its ALPN what they may carry. None: one peer is
@@ -34,7 +34,7 @@ const SHUT_FOR: Duration = Duration::from_millis(100);
 /// In the order of the daemon's addresses, which all workers share ([`super::Stray`] counts on it).
 #[derive(Default)]
 pub(crate) struct Listeners {
-    sockets: Vec<Listener>,
+    sockets: Vec<WorkerSocket>,
     doors: Vec<Door>,
 }
 
@@ -49,7 +49,7 @@ impl Listeners {
     ) -> io::Result<usize> {
         let local = socket.local_addr()?;
         let socket = driver.add_socket(socket)?;
-        self.sockets.push(Listener {
+        self.sockets.push(WorkerSocket {
             socket,
             local,
             accept,
@@ -57,11 +57,11 @@ impl Listeners {
         Ok(self.sockets.len() - 1)
     }
 
-    pub(crate) fn get(&self, index: usize) -> Option<&Listener> {
+    pub(crate) fn get(&self, index: usize) -> Option<&WorkerSocket> {
         self.sockets.get(index)
     }
 
-    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut Listener> {
+    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut WorkerSocket> {
         self.sockets.get_mut(index)
     }
 
@@ -142,7 +142,7 @@ impl Listeners {
 /// A connection that waited at a door, and its peer.
 pub(crate) type AtDoor = (TcpStream, SocketAddr);
 
-impl Listener {
+impl WorkerSocket {
     /// The address a datagram was sent to: on a wildcard socket the packet info says which of ours.
     pub(crate) fn address(&self, to: Option<IpAddr>) -> SocketAddr {
         match to {

@@ -1,17 +1,18 @@
 //! How a worker is reached: mail for it, through a bounded queue that wakes it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam::channel::{Sender, TrySendError};
 use landro_sys::WakeHandle;
 
-use super::apps::streams::ConnectStart;
 use super::client_events::ClientStart;
 use super::handed_over::HandedOver;
+use super::handles::ConnectStart;
 use super::outpost_mail::OutpostMail;
 use super::pulse::Pulse;
+use super::wanted::WantedTurns;
 use crate::ids::{Fingerprint, WorkerId};
 
 /// How one worker is reached by others.
@@ -19,8 +20,7 @@ pub struct Mailbox {
     pub sender: Sender<Mail>,
     pub wake: OnceLock<WakeHandle>,
     pub pulse: Pulse,
-    /// Connections whose handles want a turn, by key and serial number: each once.
-    pub turns: Mutex<Vec<(usize, u64)>>,
+    pub turns: Arc<WantedTurns>,
 }
 
 impl Mailbox {
@@ -46,24 +46,6 @@ impl Mailbox {
         let posted = self.sender.send_timeout(mail, ROOM_TIMEOUT).is_ok();
         self.wake();
         posted
-    }
-
-    /// Has a connection of the worker given a turn. Whoever calls this sees to it that the same one
-    /// is not named again before it had its turn.
-    pub fn want_turn(&self, key: usize, serial: u64) {
-        let mut turns = self.turns();
-        turns.push((key, serial));
-        let is_first = turns.len() == 1;
-        drop(turns);
-        // Who was first woke it, and it takes all.
-        if is_first {
-            self.wake();
-        }
-    }
-
-    /// Connections that want a turn.
-    pub fn turns(&self) -> MutexGuard<'_, Vec<(usize, u64)>> {
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the worker's loop turn.

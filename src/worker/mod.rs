@@ -13,6 +13,7 @@ mod connections;
 mod descriptors;
 mod event_loop;
 mod handed_over;
+mod handles;
 mod lane;
 mod limits;
 mod listeners;
@@ -30,6 +31,7 @@ mod shared;
 mod stats;
 mod timers;
 mod turn;
+mod wanted;
 
 use std::io;
 use std::sync::Arc;
@@ -54,10 +56,10 @@ use outbox::Outbox;
 use sessions::Sessions;
 use timers::Timer;
 
-pub use apps::streams::{Answer, ConnectFailure, ConnectStart, ConnectionStatistics, Owed};
-pub(crate) use apps::streams::{Attached, Hold, Incoming, Pipe, ReceivePhase, SendPhase, Written};
 pub use client_events::{ClientEvent, ClientStart, Ended, TcpSetups};
 pub use descriptors::StreamDescriptors;
+pub(crate) use handles::{AcceptQueue, Attached, Hold, Pipe, ReceivePhase, SendPhase, ToWrite};
+pub use handles::{Answer, ConnectFailure, ConnectStart, ConnectionStatistics, Owed};
 pub use limits::{ADDED_LANE_IDLE, LINGER};
 pub use local::copy_locally;
 pub use mailbox::{Mail, Mailbox};

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::apps::streams::Incoming;
 use super::descriptors::StreamDescriptors;
+use super::handles::AcceptQueue;
 use super::mailbox::{Mail, Mailbox};
 use super::stats::TransportStats;
 use crate::budget::Budget;
@@ -119,7 +119,7 @@ pub struct Shared {
     /// Set for a daemon that is to remember values of chunks.
     pub digests: Option<Arc<Digests>>,
     /// Set where protocols of the embedding program are accepted.
-    pub(crate) incoming: Option<Arc<Incoming>>,
+    pub(crate) incoming: Option<Arc<AcceptQueue>>,
     pub refusals: Refusals,
     /// What a daemon's connections did, once they have ended.
     pub served: Mutex<TransportStats>,

@@ -1,7 +1,7 @@
 //! What runs on a connection: the protocol that its ALPN named.
 
 use crate::budget::Promise;
-use crate::worker::apps::streams::StreamsApp;
+use crate::worker::handles::StreamsApp;
 use crate::worker::lane::{Errand, TransferLane};
 
 /// The states of a connection beyond QUIC's own.

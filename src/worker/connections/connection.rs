@@ -26,7 +26,7 @@ const SILENT_CLIENT: Duration = Duration::from_secs(1);
 /// How soon after a look at the way to a peer the next failed send is a reason for another.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
-pub(crate) struct Connection {
+pub(crate) struct WorkerConnection {
     pub(crate) serial: u64,
     pub(crate) conn: Transport,
     pub(crate) peer: SocketAddr,
@@ -65,9 +65,14 @@ pub(crate) struct Connection {
     path: PathSnapshot,
 }
 
-impl Connection {
-    pub(super) fn new(io: &mut Loop, conn: Transport, peer: SocketAddr, app: App) -> Connection {
-        Connection {
+impl WorkerConnection {
+    pub(super) fn new(
+        io: &mut Loop,
+        conn: Transport,
+        peer: SocketAddr,
+        app: App,
+    ) -> WorkerConnection {
+        WorkerConnection {
             serial: io.serial(),
             conn,
             peer,

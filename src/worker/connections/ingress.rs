@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use landro_sys::{Datagrams, Run, SendRun};
 
 use super::app::{App, Handshake};
-use super::connection::Connection;
+use super::connection::WorkerConnection;
 use super::egress::NO_CONNECTION;
 use super::transport::{QuicLink, Transport};
 use super::{Connections, UDP_IPV4_HEADER_BYTES};
@@ -167,7 +167,7 @@ impl Connections {
             Ok(conn) => {
                 let app = App::Undecided(Handshake::Accepted { promise });
                 let conn = Transport::Quic(Box::new(QuicLink { conn, socket }));
-                let connection = Connection::new(io, conn, from, app);
+                let connection = WorkerConnection::new(io, conn, from, app);
                 self.handshake_begun(io, LaneKind::Quic);
                 Some(self.table.insert(connection))
             }

@@ -25,7 +25,7 @@ use crate::ids::Fingerprint;
 use crate::proto::lanes::{DialKind, Newcomer};
 use crate::quic::{Conn, Connect, Router, Setup};
 use app::{App, Handshake};
-use connection::Connection;
+use connection::WorkerConnection;
 use transport::{QuicLink, Transport};
 use weights::Weights;
 
@@ -37,7 +37,7 @@ const UDP_IPV4_HEADER_BYTES: usize = 28;
 const UDP_IPV6_HEADER_BYTES: usize = 48;
 
 pub(crate) struct Connections {
-    table: slab::Slab<Connection>,
+    table: slab::Slab<WorkerConnection>,
     router: Router,
     /// Those that a TCP stream carries.
     streams: HashMap<TcpId, usize>,
@@ -96,15 +96,15 @@ impl Connections {
         self.table.contains(key)
     }
 
-    pub(crate) fn get(&self, key: usize) -> Option<&Connection> {
+    pub(crate) fn get(&self, key: usize) -> Option<&WorkerConnection> {
         self.table.get(key)
     }
 
-    pub(crate) fn get_mut(&mut self, key: usize) -> Option<&mut Connection> {
+    pub(crate) fn get_mut(&mut self, key: usize) -> Option<&mut WorkerConnection> {
         self.table.get_mut(key)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Connection)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &WorkerConnection)> {
         self.table.iter()
     }
 
@@ -124,7 +124,7 @@ impl Connections {
     }
 
     pub(crate) fn lane(&self, key: usize) -> Option<&TransferLane> {
-        self.table.get(key).and_then(Connection::lane)
+        self.table.get(key).and_then(WorkerConnection::lane)
     }
 
     /// What a connection that carries no session yet is to become.
@@ -135,14 +135,15 @@ impl Connections {
         }
     }
 
-    fn of(&self, session: usize) -> impl Iterator<Item = (usize, &Connection)> {
-        let serves = move |found: &Connection| found.app.session() == Some(session);
+    fn of(&self, session: usize) -> impl Iterator<Item = (usize, &WorkerConnection)> {
+        let serves = move |found: &WorkerConnection| found.app.session() == Some(session);
         self.table.iter().filter(move |(_, found)| serves(found))
     }
 
     /// Those whose handshake is to begin a command's session.
     pub(crate) fn dialled_first(&self) -> Vec<usize> {
-        let is_first = |found: &Connection| found.app.dialled_for() == Some(Errand::FirstLane);
+        let is_first =
+            |found: &WorkerConnection| found.app.dialled_for() == Some(Errand::FirstLane);
         let all = self.table.iter().filter(|(_, found)| is_first(found));
         all.map(|(key, _)| key).collect()
     }
@@ -153,8 +154,9 @@ impl Connections {
         let errands = [DialKind::Add, DialKind::AddClear, DialKind::TakeOver];
         let errands = errands.map(|kind| Errand::Join { session, kind });
         let is_one = |errand: Errand| errands.contains(&errand);
-        let is_it =
-            |(_, found): &(usize, &mut Connection)| found.app.dialled_for().is_some_and(is_one);
+        let is_it = |(_, found): &(usize, &mut WorkerConnection)| {
+            found.app.dialled_for().is_some_and(is_one)
+        };
         for (key, connection) in self.table.iter_mut().filter(is_it) {
             connection.deadline = Some(io.now);
             connection.schedule(io, key);
@@ -168,7 +170,7 @@ impl Connections {
 
     /// Those that send from a socket.
     pub(crate) fn keys_of_socket(&self, socket: SocketId) -> Vec<usize> {
-        let sends = |(_, found): &(usize, &Connection)| found.conn.socket() == Some(socket);
+        let sends = |(_, found): &(usize, &WorkerConnection)| found.conn.socket() == Some(socket);
         self.table
             .iter()
             .filter(sends)
@@ -177,7 +179,7 @@ impl Connections {
     }
 
     /// The youngest lane of a session that carries its control stream, or did.
-    pub(crate) fn newest_of(&self, session: usize) -> Option<&Connection> {
+    pub(crate) fn newest_of(&self, session: usize) -> Option<&WorkerConnection> {
         let connections = self.of(session).map(|(_, connection)| connection);
         let carrying = connections.filter(|it| it.lane().is_some_and(|lane| !lane.is_added));
         carrying.max_by_key(|connection| connection.serial)
@@ -185,7 +187,8 @@ impl Connections {
 
     /// How many lanes are added to a session from one of a command's places, and are not worn.
     pub(crate) fn added_from(&self, session: usize, bind: u8) -> usize {
-        let is_from = |it: &&Connection| it.bind.as_ref().is_some_and(|(from, _)| *from == bind);
+        let is_from =
+            |it: &&WorkerConnection| it.bind.as_ref().is_some_and(|(from, _)| *from == bind);
         let connections = self.of(session).map(|(_, connection)| connection);
         let added = connections.filter(|it| {
             let lane = it.lane();
@@ -207,7 +210,7 @@ impl Connections {
     }
 
     pub(crate) fn lane_mut(&mut self, key: usize) -> Option<(&mut Transport, &mut TransferLane)> {
-        self.table.get_mut(key).and_then(Connection::lane_mut)
+        self.table.get_mut(key).and_then(WorkerConnection::lane_mut)
     }
 
     /// Whether one identity has more connections than it may. Those that are refused count until
@@ -360,7 +363,7 @@ impl Connections {
             socket: to.socket,
         };
         let conn = Transport::Quic(Box::new(link));
-        let mut connection = Connection::new(io, conn, peer, app);
+        let mut connection = WorkerConnection::new(io, conn, peer, app);
         connection.quiet = quiet;
         connection.granted_bytes = granted_bytes;
         connection.bind = to.bind;
@@ -370,7 +373,7 @@ impl Connections {
     }
 
     /// Takes one out; what it held is free. `idle`: the worker has no sessions.
-    pub(super) fn remove(&mut self, io: &mut Loop, key: usize, idle: bool) -> Connection {
+    pub(super) fn remove(&mut self, io: &mut Loop, key: usize, idle: bool) -> WorkerConnection {
         self.handshake_over(io, key, false);
         let mut connection = self.table.remove(key);
         match &mut connection.conn {
@@ -427,7 +430,7 @@ impl Connections {
     #[cfg(debug_assertions)]
     pub(super) fn check(&self) {
         self.weights.check(&self.table);
-        let flagged = |is: fn(&Connection) -> bool| {
+        let flagged = |is: fn(&WorkerConnection) -> bool| {
             self.table
                 .iter()
                 .filter(|(_, connection)| is(connection))

@@ -7,7 +7,7 @@ use landro_sys::{Bind, TcpId, TcpStream};
 
 use super::Connections;
 use super::app::{App, Handshake};
-use super::connection::Connection;
+use super::connection::WorkerConnection;
 use super::doubt::SIGN_OF_LIFE;
 use super::tcp_link::TcpLink;
 use super::transport::Transport;
@@ -70,7 +70,7 @@ impl Connections {
         let is_reached = |session| {
             let is_quic = self.of(session).any(|(_, it)| it.conn.quic().is_some());
             // That which carries control may be another worker's.
-            let is_added = |it: &Connection| it.lane().is_some_and(|lane| lane.is_added);
+            let is_added = |it: &WorkerConnection| it.lane().is_some_and(|lane| lane.is_added);
             is_quic || self.of(session).all(|(_, it)| is_added(it))
         };
         if session.is_some_and(is_reached)
@@ -144,7 +144,8 @@ impl Connections {
         };
         let link = link(io, conn, id, true);
         let app = App::Undecided(Handshake::Dialled(errand));
-        let mut connection = Connection::new(io, Transport::Tcp(Box::new(link)), to.peer, app);
+        let mut connection =
+            WorkerConnection::new(io, Transport::Tcp(Box::new(link)), to.peer, app);
         connection.bind = to.bind;
         connection.quiet = Some(SIGN_OF_LIFE);
         connection.granted_bytes = granted_bytes;
@@ -179,7 +180,7 @@ impl Connections {
         let conn = TcpConn::accept(setup, windows(io, promise), io.now);
         let link = link(io, conn, id, false);
         let app = App::Undecided(Handshake::Accepted { promise });
-        let connection = Connection::new(io, Transport::Tcp(Box::new(link)), peer, app);
+        let connection = WorkerConnection::new(io, Transport::Tcp(Box::new(link)), peer, app);
         self.handshake_begun(io, LaneKind::Tls);
         self.insert_stream(io, id, connection);
         true
@@ -195,7 +196,7 @@ impl Connections {
 
     /// Takes one out for another worker. What it held is free here.
     pub(crate) fn hand_over(&mut self, io: &mut Loop, key: usize) -> Option<(HandedStream, App)> {
-        let is_tcp = |found: &Connection| matches!(found.conn, Transport::Tcp(_));
+        let is_tcp = |found: &WorkerConnection| matches!(found.conn, Transport::Tcp(_));
         if !self.table.get(key).is_some_and(is_tcp) {
             return None;
         }
@@ -232,13 +233,13 @@ impl Connections {
         };
         let link = link(io, handed.conn, id, false);
         let conn = Transport::Tcp(Box::new(link));
-        let mut connection = Connection::new(io, conn, handed.peer, app);
+        let mut connection = WorkerConnection::new(io, conn, handed.peer, app);
         connection.granted_bytes = handed.granted_bytes;
         connection.heard = handed.heard;
         Some(self.insert_stream(io, id, connection))
     }
 
-    fn insert_stream(&mut self, io: &Loop, id: TcpId, connection: Connection) -> usize {
+    fn insert_stream(&mut self, io: &Loop, id: TcpId, connection: WorkerConnection) -> usize {
         io.shared.descriptors.stream_came();
         let key = self.table.insert(connection);
         self.streams.insert(id, key);
@@ -247,7 +248,7 @@ impl Connections {
     }
 
     /// A connection is over: its stream is closed.
-    pub(super) fn end_stream(&mut self, io: &mut Loop, connection: &mut Connection) {
+    pub(super) fn end_stream(&mut self, io: &mut Loop, connection: &mut WorkerConnection) {
         if let Transport::Tcp(link) = &mut connection.conn {
             link.measure(&io.driver);
             self.streams.remove(&link.id);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Connections;
 use super::app::{App, Handshake};
-use super::connection::Connection;
+use super::connection::WorkerConnection;
 use crate::budget::TLS_BYTES;
 use crate::config::LaneKind;
 use crate::ids::Fingerprint;
@@ -75,7 +75,7 @@ impl Weights {
     }
 
     /// A connection is gone: what it held is free, and given back to the kernel if it was much.
-    pub(super) fn shed(&mut self, io: &mut Loop, connection: &Connection, idle: bool) {
+    pub(super) fn shed(&mut self, io: &mut Loop, connection: &WorkerConnection, idle: bool) {
         self.held_bytes -= connection.held_bytes;
         io.shared.budget.reweigh(connection.held_bytes, 0);
         io.shared.budget.return_window(connection.granted_bytes);
@@ -97,12 +97,12 @@ impl Weights {
     }
 
     #[cfg(debug_assertions)]
-    pub(super) fn check(&self, table: &slab::Slab<Connection>) {
+    pub(super) fn check(&self, table: &slab::Slab<WorkerConnection>) {
         let strangers = || {
             let all = table.iter().map(|(_, connection)| connection);
             all.filter(|connection| connection.app.is_of_stranger())
         };
-        let of_stranger = |connection: &Connection| connection.held_bytes + TLS_BYTES;
+        let of_stranger = |connection: &WorkerConnection| connection.held_bytes + TLS_BYTES;
         assert_eq!(self.handshaking, strangers().count());
         assert_eq!(
             self.handshakes_bytes,
@@ -199,7 +199,7 @@ impl Connections {
 
     /// Data of one has to wait, for what is in flight weighs too, and there is little left.
     pub(crate) fn has_to_wait(&self, io: &Loop, key: usize) -> bool {
-        let is_big = |found: &Connection| found.conn.held_bytes() > SMALL_BYTES;
+        let is_big = |found: &WorkerConnection| found.conn.held_bytes() > SMALL_BYTES;
         io.shared.budget.is_nearly_overheld() && self.table.get(key).is_some_and(is_big)
     }
 
@@ -240,7 +240,7 @@ impl Connections {
     fn oldest_of_the_greediest(
         &self,
         io: &mut Loop,
-        takes: impl Fn(&Connection) -> Option<u64>,
+        takes: impl Fn(&WorkerConnection) -> Option<u64>,
     ) -> Option<usize> {
         let mut blocks: HashMap<u128, (u64, u64, usize)> = HashMap::new();
         for (key, found) in &self.table {
@@ -305,7 +305,7 @@ impl Connections {
     pub(super) fn handshakes_from(&self, from: SocketAddr) -> usize {
         let block = block_of(from);
         let theirs =
-            |found: &Connection| found.app.is_of_stranger() && block_of(found.peer) == block;
+            |found: &WorkerConnection| found.app.is_of_stranger() && block_of(found.peer) == block;
         self.table.iter().filter(|(_, found)| theirs(found)).count()
     }
 

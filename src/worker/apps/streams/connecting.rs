@@ -1,28 +1,24 @@
 //! How connections with handles begin: dialled for one who waits, or accepted and left for whoever
 //! accepts next.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
-use event_listener::{Event, EventListener};
 use landro_sys::{UdpOptions, UdpSocket};
 
-use super::attached::{Attached, Facts, Hold, Place};
-use super::running::StreamsApp;
 use crate::ids::Fingerprint;
 use crate::quic::{CloseReason, Setup};
 use crate::worker::Worker;
 use crate::worker::addresses::{AddressStep, Addresses};
 use crate::worker::connections::app::{App, Handshake};
-use crate::worker::connections::connection::Connection;
+use crate::worker::connections::connection::WorkerConnection;
 use crate::worker::connections::{Destination, PeerShare};
+use crate::worker::handles::{
+    Attached, ConnectFailure, ConnectStart, Facts, Hold, Owed, Place, StreamsApp,
+};
 use crate::worker::paths::Path;
-
-/// Connections that wait to be accepted, of a process; who comes then is turned away.
-const INCOMING_MAX: usize = 128;
 
 /// Connections that a worker dials at a time.
 const DIALS_MAX: usize = 256;
@@ -32,141 +28,8 @@ const NOBODY_WAITS: &str = "nobody waits for this connection any more";
 const TOO_MANY: &str = "too many connections of this identity";
 const NOBODY_ACCEPTS: &str = "as many connections wait to be accepted as may";
 
-/// Why there is no connection.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum ConnectFailure {
-    /// As many are being dialled as may.
-    Busy,
-    /// What each address said.
-    NoAnswer(String),
-    /// Whoever answered is not trusted, or does not trust us.
-    Refused {
-        by_peer: bool,
-        shown: Option<Fingerprint>,
-    },
-    /// The engine ends.
-    ShuttingDown,
-}
-
-/// Whom to connect to, and who waits for it.
-pub struct ConnectStart {
-    pub to: Vec<SocketAddr>,
-    /// Whom to trust, what to speak.
-    pub setup: Setup,
-    pub socket_options: UdpOptions,
-    pub answer: Owed,
-}
-
-/// What came of dialling, for the one who waits.
-#[derive(Default)]
-pub struct Answer {
-    result: Mutex<Option<Result<Hold, ConnectFailure>>>,
-    changed: Event,
-    /// Who waited does not any more.
-    is_forgotten: AtomicBool,
-    is_given: AtomicBool,
-}
-
-/// The worker's part of an answer, which is given whatever becomes of the worker.
-pub struct Owed(pub Arc<Answer>);
-
-impl Drop for Owed {
-    fn drop(&mut self) {
-        if !self.0.is_given.load(Ordering::Acquire) {
-            self.0.give(Err(ConnectFailure::ShuttingDown));
-        }
-    }
-}
-
-impl Answer {
-    pub(crate) fn listen(&self) -> EventListener {
-        self.changed.listen()
-    }
-
-    pub(crate) fn take(&self) -> Option<Result<Hold, ConnectFailure>> {
-        self.result().take()
-    }
-
-    pub(crate) fn forget(&self) {
-        self.is_forgotten.store(true, Ordering::Release);
-        // A connection that came at the same moment is closed.
-        drop(self.take());
-    }
-
-    /// Nobody dials.
-    pub(crate) fn refuse(&self, failure: ConnectFailure) {
-        self.give(Err(failure));
-    }
-
-    fn give(&self, result: Result<Hold, ConnectFailure>) {
-        self.is_given.store(true, Ordering::Release);
-        *self.result() = Some(result);
-        self.changed.notify(usize::MAX);
-        if self.is_forgotten.load(Ordering::Acquire) {
-            drop(self.take());
-        }
-    }
-
-    fn result(&self) -> MutexGuard<'_, Option<Result<Hold, ConnectFailure>>> {
-        self.result.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Connections that wait to be accepted by whoever holds the listener.
-#[derive(Default)]
-pub(crate) struct Incoming {
-    waiting: Mutex<VecDeque<Hold>>,
-    changed: Event,
-    /// Changed with `waiting` locked.
-    is_over: AtomicBool,
-}
-
-impl Incoming {
-    pub(crate) fn listen(&self) -> EventListener {
-        self.changed.listen()
-    }
-
-    pub(crate) fn take(&self) -> Option<Hold> {
-        self.waiting().pop_front()
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Acquire)
-    }
-
-    /// Nothing comes any more.
-    pub(crate) fn end(&self) {
-        let mut waiting = self.waiting();
-        self.is_over.store(true, Ordering::Release);
-        let left = std::mem::take(&mut *waiting);
-        drop(waiting);
-        drop(left);
-        self.changed.notify(usize::MAX);
-    }
-
-    /// Gives back what finds no place.
-    fn leave(&self, hold: Hold) -> Result<(), Hold> {
-        let mut waiting = self.waiting();
-        if waiting.len() >= INCOMING_MAX {
-            // Who came and went waits for nothing.
-            waiting.retain(|hold| hold.0.end().is_none());
-        }
-        if waiting.len() >= INCOMING_MAX || self.is_over() {
-            return Err(hold);
-        }
-        waiting.push_back(hold);
-        drop(waiting);
-        self.changed.notify(usize::MAX);
-        Ok(())
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Hold>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// One peer that is being dialled.
-struct Dial {
+struct Dialling {
     addresses: Addresses,
     setup: Setup,
     options: UdpOptions,
@@ -178,7 +41,7 @@ struct Dial {
 #[derive(Default)]
 pub(crate) struct Dials {
     /// By numbers of which none is used again: a connection may outlive its dial.
-    all: HashMap<u64, Dial>,
+    all: HashMap<u64, Dialling>,
     next: u64,
     v4: Option<usize>,
     v6: Option<usize>,
@@ -208,7 +71,7 @@ impl Worker {
         let to = start.to.into_iter().map(Path::to).collect();
         let dial = self.dials.next;
         self.dials.next += 1;
-        let dialled = Dial {
+        let dialled = Dialling {
             addresses: Addresses::new(to, self.io.now),
             setup: start.setup,
             options: start.socket_options,
@@ -221,7 +84,7 @@ impl Worker {
 
     /// Dials that nobody waits for give their places up.
     fn forget_dials(&mut self) {
-        let is_left = |dial: &Dial| dial.answer.0.is_forgotten.load(Ordering::Acquire);
+        let is_left = |dial: &Dialling| dial.answer.0.is_forgotten();
         let left = self.dials.all.iter().filter(|(_, dial)| is_left(dial));
         for dial in left.map(|(dial, _)| *dial).collect::<Vec<_>>() {
             self.dials.all.remove(&dial);
@@ -231,7 +94,7 @@ impl Worker {
 
     /// Dials the addresses whose time has come.
     pub(crate) fn connect_when_due(&mut self) {
-        let is_due = |dial: &Dial| dial.addresses.due().is_some_and(|at| at <= self.io.now);
+        let is_due = |dial: &Dialling| dial.addresses.due().is_some_and(|at| at <= self.io.now);
         let due = self.dials.all.iter().filter(|(_, dial)| is_due(dial));
         for dial in due.map(|(dial, _)| *dial).collect::<Vec<_>>() {
             self.go_on_dialling(dial);
@@ -314,7 +177,7 @@ impl Worker {
         Ok(socket)
     }
 
-    fn give_up_connecting(&mut self, dial: u64, is_it: impl Fn(&Connection) -> bool) {
+    fn give_up_connecting(&mut self, dial: u64, is_it: impl Fn(&WorkerConnection) -> bool) {
         let found = self
             .connections
             .iter()
@@ -375,12 +238,13 @@ impl Worker {
             protocol: conn.protocol().to_vec(),
             is_server: conn.is_server(),
         };
+        let mailbox = self.io.shared.mailboxes.get(self.io.id.0 as usize)?;
         let place = Place {
-            worker: self.io.id,
+            turns: Arc::clone(&mailbox.turns),
             key,
             serial: connection.serial,
         };
-        let attached = Attached::new(facts, Arc::clone(&self.io.shared), place);
+        let attached = Attached::new(facts, place);
         let hold = Hold(Arc::new(attached));
         let app = StreamsApp::new(Arc::clone(&hold.0));
         app.measure(conn);
@@ -388,7 +252,7 @@ impl Worker {
     }
 
     /// A connection that was dialled for a handle is gone before its handshake was complete.
-    pub(crate) fn not_connected(&mut self, dial: u64, gone: &Connection) {
+    pub(crate) fn not_connected(&mut self, dial: u64, gone: &WorkerConnection) {
         let Some(dialled) = self.dials.all.get_mut(&dial) else {
             return;
         };

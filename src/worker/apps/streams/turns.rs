@@ -1,14 +1,14 @@
 //! The turns of a connection with handles.
 
+use crate::quic::Conn;
 use crate::worker::Worker;
 use crate::worker::connections::app::App;
-use crate::worker::connections::connection::Connection;
+use crate::worker::connections::connection::WorkerConnection;
+use crate::worker::handles::StreamsApp;
 use crate::worker::limits::LINGER;
 
 /// A connection with handles, if this is one.
-fn with_handles(
-    connection: &mut Connection,
-) -> Option<(&mut crate::quic::Conn, &mut super::StreamsApp)> {
+fn with_handles(connection: &mut WorkerConnection) -> Option<(&mut Conn, &mut StreamsApp)> {
     match &mut connection.app {
         App::Streams(app) => Some((connection.conn.quic_mut()?, app)),
         App::Undecided(_) | App::Transfer(_) => None,
@@ -21,7 +21,7 @@ impl Worker {
         let Some(mailbox) = self.io.shared.mailboxes.get(self.io.id.0 as usize) else {
             return;
         };
-        let wanted = std::mem::take(&mut *mailbox.turns());
+        let wanted = mailbox.turns.take();
         for (key, serial) in wanted {
             let found = self.connections.get(key);
             if found.is_some_and(|connection| connection.serial == serial) {
@@ -32,7 +32,7 @@ impl Worker {
 
     pub(crate) fn has_wanted_turns(&self) -> bool {
         let mailbox = self.io.shared.mailboxes.get(self.io.id.0 as usize);
-        mailbox.is_some_and(|mailbox| !mailbox.turns().is_empty())
+        mailbox.is_some_and(|mailbox| !mailbox.turns.is_empty())
     }
 
     /// Takes what handles left and leaves what arrived. True: there is more than one turn allows.

@@ -21,7 +21,7 @@ use crate::worker::Worker;
 use crate::worker::client_events::{ClientEvent, ClientStart};
 use crate::worker::client_transfer::ClientTransfer;
 use crate::worker::connections::app::Handshake;
-use crate::worker::connections::connection::Connection;
+use crate::worker::connections::connection::WorkerConnection;
 use crate::worker::connections::transport::Transport;
 use crate::worker::connections::{Destination, StreamTo};
 use crate::worker::lane::Errand;
@@ -78,7 +78,7 @@ impl Worker {
             client.not_dialled(self.io.now, (kind, path), "in time".to_owned());
         }
         for key in self.connections.dialled_first() {
-            let is_it = |it: &Connection| (it.conn.kind(), it.path()) == (kind, path);
+            let is_it = |it: &WorkerConnection| (it.conn.kind(), it.path()) == (kind, path);
             if self.connections.get(key).is_some_and(is_it) {
                 self.drop_connection(key);
             }

@@ -9,7 +9,7 @@ use crate::proto::lanes::{
 use crate::quic::{CloseReason, Conn, KEY_SPENT};
 use crate::worker::Worker;
 use crate::worker::connections::app::App;
-use crate::worker::connections::connection::Connection;
+use crate::worker::connections::connection::WorkerConnection;
 use crate::worker::connections::transport::Transport;
 use crate::worker::lane::{Errand, LanePhase, TransferLane};
 use crate::worker::limits;
@@ -258,7 +258,7 @@ impl Worker {
 
     /// A connection is gone. In the handshake of a command's first lane that decides how the
     /// transfer ends.
-    pub(crate) fn connection_ended(&mut self, gone: &Connection, stats: &TransportStats) {
+    pub(crate) fn connection_ended(&mut self, gone: &WorkerConnection, stats: &TransportStats) {
         let Some(client) = &mut self.client else {
             match gone.app.dialled_for() {
                 Some(Errand::Join { session, kind }) => {
@@ -304,7 +304,7 @@ impl Worker {
 impl Worker {
     /// Says in the log who did not get through the handshake. One that took too long is anybody's
     /// who sends a packet in somebody's name: the counters have it.
-    fn tell_stranger(&mut self, gone: &Connection) {
+    fn tell_stranger(&mut self, gone: &WorkerConnection) {
         if gone.conn.peer_fingerprint().is_some() {
             return;
         }
@@ -347,7 +347,7 @@ fn take_delivered(
 }
 
 /// What a session is to know of how its lane ended.
-fn how_it_closed(connection: &Connection) -> LaneClosed {
+fn how_it_closed(connection: &WorkerConnection) -> LaneClosed {
     match connection.conn.close_reason() {
         Some(CloseReason::PeerApp {
             code: code::REPLACED,

@@ -14,9 +14,9 @@ use bytes::Bytes;
 use event_listener::{Event, EventListener};
 
 use super::pipe::Pipe;
-use crate::ids::{Fingerprint, WorkerId};
+use crate::ids::Fingerprint;
 use crate::quic::{CloseReason, PathSnapshot, StreamDirection};
-use crate::worker::shared::Shared;
+use crate::worker::wanted::WantedTurns;
 
 /// Datagrams that wait in either direction; older ones are dropped for newer ones.
 pub(crate) const DATAGRAMS_MAX: usize = 64;
@@ -95,8 +95,7 @@ impl AttachedState {
 /// A connection with handles.
 pub(crate) struct Attached {
     pub(crate) facts: Facts,
-    workers: Arc<Shared>,
-    worker: WorkerId,
+    turns: Arc<WantedTurns>,
     /// In the worker's table.
     key: usize,
     serial: u64,
@@ -108,24 +107,20 @@ pub(crate) struct Attached {
     most_datagram_bytes: AtomicUsize,
 }
 
-/// Where a connection is: on a worker, in its table, and which of those that had the place.
-pub(super) struct Place {
-    pub(super) worker: WorkerId,
-    pub(super) key: usize,
-    pub(super) serial: u64,
+/// Where a connection is: on whose list, in its worker's table, and which of those that had the
+/// place.
+pub(crate) struct Place {
+    pub(crate) turns: Arc<WantedTurns>,
+    pub(crate) key: usize,
+    pub(crate) serial: u64,
 }
 
 impl Attached {
-    pub(super) fn new(facts: Facts, workers: Arc<Shared>, place: Place) -> Attached {
-        let Place {
-            worker,
-            key,
-            serial,
-        } = place;
+    pub(crate) fn new(facts: Facts, place: Place) -> Attached {
+        let Place { turns, key, serial } = place;
         Attached {
             facts,
-            workers,
-            worker,
+            turns,
             key,
             serial,
             wants_turn: AtomicBool::new(false),
@@ -141,10 +136,8 @@ impl Attached {
     }
 
     fn want_turn(&self) {
-        if !self.wants_turn.swap(true, Ordering::AcqRel)
-            && let Some(mailbox) = self.workers.mailboxes.get(self.worker.0 as usize)
-        {
-            mailbox.want_turn(self.key, self.serial);
+        if !self.wants_turn.swap(true, Ordering::AcqRel) {
+            self.turns.want(self.key, self.serial);
         }
     }
 }

@@ -83,7 +83,7 @@ pub(crate) struct Pipe {
 
 /// What the worker takes of a stream to send.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) enum Next {
+pub(super) enum ToSend {
     Piece {
         bytes: Bytes,
         is_last: bool,
@@ -144,7 +144,7 @@ impl Pipe {
     pub(crate) fn poll_write(
         &self,
         context: &mut Context<'_>,
-        take: impl FnOnce(usize) -> Written,
+        take: impl FnOnce(usize) -> ToWrite,
     ) -> Poll<Result<usize, SendPhase>> {
         let mut outward = self.outward();
         if outward.phase != SendPhase::Open {
@@ -207,16 +207,16 @@ impl Pipe {
 }
 
 /// What a handle writes.
-pub(crate) enum Written {
+pub(crate) enum ToWrite {
     Copied(BytesMut),
     Owned(Bytes),
 }
 
 impl Outward {
-    fn push(&mut self, written: Written) -> usize {
+    fn push(&mut self, written: ToWrite) -> usize {
         self.is_flushed = false;
         let bytes = match written {
-            Written::Copied(bytes) if bytes.len() < SMALL_BYTES => {
+            ToWrite::Copied(bytes) if bytes.len() < SMALL_BYTES => {
                 let len = bytes.len();
                 self.tail.unsplit(bytes);
                 if self.tail.len() >= SMALL_BYTES {
@@ -225,8 +225,8 @@ impl Outward {
                 self.queued_bytes += len;
                 return len;
             }
-            Written::Copied(bytes) => bytes.freeze(),
-            Written::Owned(bytes) => bytes,
+            ToWrite::Copied(bytes) => bytes.freeze(),
+            ToWrite::Owned(bytes) => bytes,
         };
         self.close_tail();
         let len = bytes.len();
@@ -255,7 +255,7 @@ impl Outward {
 /// The worker's side of sending.
 impl Pipe {
     /// The next piece of at most so many bytes.
-    pub(super) fn next_piece(&self, most_bytes: usize) -> Next {
+    pub(super) fn next_piece(&self, most_bytes: usize) -> ToSend {
         let mut outward = self.outward();
         if outward.pieces.is_empty() {
             outward.close_tail();
@@ -263,8 +263,8 @@ impl Pipe {
         let is_finishing = outward.phase == SendPhase::Finishing;
         let Some(first) = outward.pieces.front_mut() else {
             return match is_finishing {
-                true => Next::End,
-                false => Next::Nothing,
+                true => ToSend::End,
+                false => ToSend::Nothing,
             };
         };
         let bytes = first.split_to(first.len().min(most_bytes));
@@ -277,7 +277,7 @@ impl Pipe {
         let is_last = is_finishing && outward.queued_bytes == 0;
         drop(outward);
         wake(waker);
-        Next::Piece { bytes, is_last }
+        ToSend::Piece { bytes, is_last }
     }
 
     /// Whether what was taken last is to leave though nothing follows.
@@ -371,18 +371,18 @@ impl Pipe {
     }
 
     /// Leaves what arrived: a buffer, or what little there is of one.
-    pub(super) fn arrive(&self, arrived: Arrival<'_>) {
+    pub(super) fn arrive(&self, arrived: ReadBytes<'_>) {
         let mut inward = self.inward();
         if inward.phase == ReceivePhase::Open && !arrived.is_empty() {
             match arrived {
-                Arrival::Little(bytes) => {
+                ReadBytes::Little(bytes) => {
                     inward.kept_bytes += bytes.len();
                     inward.tail.extend_from_slice(bytes);
                     if inward.tail.len() >= SMALL_BYTES {
                         inward.close_tail();
                     }
                 }
-                Arrival::Buffer(bytes) => {
+                ReadBytes::Buffer(bytes) => {
                     inward.kept_bytes += bytes.len();
                     inward.close_tail();
                     inward.pieces.push_back(bytes);
@@ -407,16 +407,16 @@ impl Pipe {
 }
 
 /// What the worker has read.
-pub(super) enum Arrival<'a> {
+pub(super) enum ReadBytes<'a> {
     Little(&'a [u8]),
     Buffer(Bytes),
 }
 
-impl Arrival<'_> {
+impl ReadBytes<'_> {
     fn is_empty(&self) -> bool {
         match self {
-            Arrival::Little(bytes) => bytes.is_empty(),
-            Arrival::Buffer(bytes) => bytes.is_empty(),
+            ReadBytes::Little(bytes) => bytes.is_empty(),
+            ReadBytes::Buffer(bytes) => bytes.is_empty(),
         }
     }
 }
@@ -454,7 +454,7 @@ mod tests {
 
     fn write(pipe: &Pipe, bytes: &[u8]) -> Poll<Result<usize, SendPhase>> {
         pipe.poll_write(&mut context(), |room| {
-            Written::Copied(BytesMut::from(&bytes[..bytes.len().min(room)]))
+            ToWrite::Copied(BytesMut::from(&bytes[..bytes.len().min(room)]))
         })
     }
 
@@ -465,13 +465,13 @@ mod tests {
             assert_eq!(write(&pipe, &[byte]), Poll::Ready(Ok(1)));
         }
         let large = Bytes::from(vec![7; SMALL_BYTES]);
-        let owned = pipe.poll_write(&mut context(), |_| Written::Owned(large.clone()));
+        let owned = pipe.poll_write(&mut context(), |_| ToWrite::Owned(large.clone()));
         assert_eq!(owned, Poll::Ready(Ok(SMALL_BYTES)));
         assert_eq!(write(&pipe, b"end"), Poll::Ready(Ok(3)));
         assert_eq!(pipe.finish(), SendPhase::Open);
         let piece = |most| match pipe.next_piece(most) {
-            Next::Piece { bytes, is_last } => (bytes, is_last),
-            other @ (Next::End | Next::Nothing) => panic!("{other:?}"),
+            ToSend::Piece { bytes, is_last } => (bytes, is_last),
+            other @ (ToSend::End | ToSend::Nothing) => panic!("{other:?}"),
         };
         let (first, is_last) = piece(64);
         assert!(first.len() == 64 && !is_last);
@@ -482,7 +482,7 @@ mod tests {
             "it was copied"
         );
         assert_eq!(piece(usize::MAX), (Bytes::from_static(b"end"), true));
-        assert_eq!(pipe.next_piece(1), Next::End);
+        assert_eq!(pipe.next_piece(1), ToSend::End);
     }
 
     #[test]
@@ -492,14 +492,14 @@ mod tests {
         assert_eq!(write(&pipe, &bytes), Poll::Ready(Ok(SEND_AHEAD_BYTES)));
         assert!(write(&pipe, b"x").is_pending());
         assert!(pipe.poll_taken(&mut context()).is_pending());
-        let Next::Piece { .. } = pipe.next_piece(SEND_AHEAD_BYTES / 2) else {
+        let ToSend::Piece { .. } = pipe.next_piece(SEND_AHEAD_BYTES / 2) else {
             panic!("there was something");
         };
         assert_eq!(write(&pipe, b"x"), Poll::Ready(Ok(1)));
         assert!(pipe.end_sending(SendPhase::Stopped(3)));
         assert!(!pipe.reset(4), "it is over");
         assert_eq!(write(&pipe, b"x"), Poll::Ready(Err(SendPhase::Stopped(3))));
-        assert_eq!(pipe.next_piece(1), Next::Nothing);
+        assert_eq!(pipe.next_piece(1), ToSend::Nothing);
     }
 
     #[test]
@@ -507,9 +507,9 @@ mod tests {
         let pipe = Pipe::new(0);
         let read = |most| pipe.poll_read(&mut context(), most);
         assert!(read(1).is_pending());
-        pipe.arrive(Arrival::Little(b"a"));
-        pipe.arrive(Arrival::Little(b"b"));
-        pipe.arrive(Arrival::Buffer(Bytes::from_static(b"c")));
+        pipe.arrive(ReadBytes::Little(b"a"));
+        pipe.arrive(ReadBytes::Little(b"b"));
+        pipe.arrive(ReadBytes::Buffer(Bytes::from_static(b"c")));
         assert_eq!((pipe.room_bytes(4), pipe.room_bytes(3)), (1, 0));
         pipe.end_receiving(ReceivePhase::Reset(5));
         pipe.end_receiving(ReceivePhase::Lost);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::attached::Attached;
-use super::pipe::{Arrival, Next, Pipe, ReceivePhase, SendPhase};
+use super::pipe::{Pipe, ReadBytes, ReceivePhase, SendPhase, ToSend};
 use crate::quic::{
     CloseReason, Conn, DatagramRefusal, STOPPED_MAX, SendState, StreamDirection, StreamError,
 };
@@ -51,8 +51,8 @@ const MEASURED_EVERY: Duration = Duration::from_millis(100);
 
 /// What runs on a connection with handles.
 pub(crate) struct StreamsApp {
-    pub(super) attached: Arc<Attached>,
-    streams: HashMap<u64, Running>,
+    attached: Arc<Attached>,
+    streams: HashMap<u64, RunningStream>,
     /// Those with something to send, in the order of their turns.
     sending: VecDeque<u64>,
     /// Those with something to read, in the order of their turns.
@@ -78,7 +78,7 @@ impl Drop for StreamsApp {
 }
 
 /// One stream.
-struct Running {
+struct RunningStream {
     pipe: Arc<Pipe>,
     /// What was taken of it and found no room.
     rest: Option<(Bytes, bool)>,
@@ -109,7 +109,7 @@ enum Sends {
 }
 
 impl StreamsApp {
-    pub(super) fn new(attached: Arc<Attached>) -> StreamsApp {
+    pub(crate) fn new(attached: Arc<Attached>) -> StreamsApp {
         StreamsApp {
             attached,
             streams: HashMap::new(),
@@ -126,7 +126,7 @@ impl StreamsApp {
     }
 
     /// Takes what handles left. Gives how the connection is to be closed, if it is.
-    pub(super) fn take_wishes(&mut self, conn: &mut Conn) -> Option<(u64, String)> {
+    pub(crate) fn take_wishes(&mut self, conn: &mut Conn) -> Option<(u64, String)> {
         // First: a stream that the peer stopped is one that it has all of once others are opened.
         let received = conn.received_packets();
         if std::mem::replace(&mut self.looked_at, received) != received {
@@ -193,7 +193,7 @@ impl StreamsApp {
         (sends, is_receiving): (Sends, bool),
     ) -> Arc<Pipe> {
         let pipe = Arc::new(Pipe::new(stream));
-        let running = Running {
+        let running = RunningStream {
             pipe: Arc::clone(&pipe),
             rest: None,
             waits_until: None,
@@ -210,7 +210,8 @@ impl StreamsApp {
     }
 
     fn forget_if_over(&mut self, stream: u64) {
-        let is_over = |running: &Running| running.sends == Sends::Over && !running.is_receiving;
+        let is_over =
+            |running: &RunningStream| running.sends == Sends::Over && !running.is_receiving;
         if self.streams.get(&stream).is_some_and(is_over) {
             self.streams.remove(&stream);
         }
@@ -220,7 +221,7 @@ impl StreamsApp {
 /// What arrives.
 impl StreamsApp {
     /// Reads what handles have room for. True: there is more than one turn allows.
-    pub(super) fn read(&mut self, conn: &mut Conn) -> bool {
+    pub(crate) fn read(&mut self, conn: &mut Conn) -> bool {
         while let Some(datagram) = conn.next_datagram() {
             self.attached.arrived(datagram);
         }
@@ -346,9 +347,9 @@ impl StreamsApp {
                     true => {
                         let mut buffer = std::mem::take(&mut self.buffer);
                         buffer.truncate(bytes);
-                        Arrival::Buffer(Bytes::from(buffer))
+                        ReadBytes::Buffer(Bytes::from(buffer))
                     }
-                    false => Arrival::Little(&self.buffer[..bytes]),
+                    false => ReadBytes::Little(&self.buffer[..bytes]),
                 });
                 if !fin {
                     return true;
@@ -376,7 +377,7 @@ impl StreamsApp {
 /// What leaves.
 impl StreamsApp {
     /// Gives the transport what it has room for. Gives how many bytes that were.
-    pub(super) fn feed(&mut self, conn: &mut Conn, now: Instant) -> usize {
+    pub(crate) fn feed(&mut self, conn: &mut Conn, now: Instant) -> usize {
         let mut given = 0;
         while let Some(datagram) = self.attached.next_to_send() {
             match conn.send_datagram(&datagram) {
@@ -427,10 +428,10 @@ impl StreamsApp {
             return Fed::Nothing;
         }
         let (bytes, is_last) = match running.next_piece(now) {
-            Next::Piece { bytes, is_last } => (bytes, is_last),
-            Next::Nothing if running.waits_until.is_some() => return Fed::Blocked,
-            Next::Nothing => return Fed::Nothing,
-            Next::End => {
+            ToSend::Piece { bytes, is_last } => (bytes, is_last),
+            ToSend::Nothing if running.waits_until.is_some() => return Fed::Blocked,
+            ToSend::Nothing => return Fed::Nothing,
+            ToSend::End => {
                 running.sends = Sends::Ending;
                 return running.end_alone(conn, now);
             }
@@ -467,21 +468,21 @@ impl StreamsApp {
     }
 
     /// After a turn: what the path is like.
-    pub(super) fn settle(&mut self, conn: &Conn, now: Instant) {
+    pub(crate) fn settle(&mut self, conn: &Conn, now: Instant) {
         if self.measured_at.is_none_or(|at| at + MEASURED_EVERY <= now) {
             self.measured_at = Some(now);
             self.measure(conn);
         }
     }
 
-    pub(super) fn measure(&self, conn: &Conn) {
+    pub(crate) fn measure(&self, conn: &Conn) {
         self.attached.set_most_datagram(conn.most_datagram_bytes());
         self.attached
             .measured(&conn.snapshot(), conn.dropped_datagrams());
     }
 
     /// The connection is over, and all that it has with it.
-    pub(super) fn end(&mut self, reason: CloseReason) {
+    pub(crate) fn end(&mut self, reason: CloseReason) {
         for (_, running) in self.streams.drain() {
             running.pipe.end_sending(SendPhase::Lost);
             running.pipe.end_receiving(ReceivePhase::Lost);
@@ -507,24 +508,24 @@ enum Fed {
     Nothing,
 }
 
-impl Running {
+impl RunningStream {
     /// What is next to be sent. Where an end that goes alone would have to wait, the last byte is
     /// kept back for it.
-    fn next_piece(&mut self, now: Instant) -> Next {
+    fn next_piece(&mut self, now: Instant) -> ToSend {
         if let Some((bytes, is_last)) = self.rest.take() {
             let is_kept_back = self.waits_until.is_some_and(|at| at > now);
             let follows = !self.pipe.is_empty() || self.pipe.is_flushed();
             let ends = self.pipe.send_phase() == SendPhase::Finishing && self.pipe.is_empty();
             if is_kept_back && !follows && !ends {
                 self.rest = Some((bytes, is_last));
-                return Next::Nothing;
+                return ToSend::Nothing;
             }
             self.waits_until = None;
             let is_last = is_last || ends;
-            return Next::Piece { bytes, is_last };
+            return ToSend::Piece { bytes, is_last };
         }
         let next = self.pipe.next_piece(PIECE_BYTES);
-        let Next::Piece {
+        let ToSend::Piece {
             mut bytes,
             is_last: false,
         } = next
@@ -532,7 +533,7 @@ impl Running {
             return next;
         };
         if self.is_receiving || !self.pipe.is_empty() || self.pipe.is_flushed() {
-            return Next::Piece {
+            return ToSend::Piece {
                 bytes,
                 is_last: false,
             };
@@ -541,8 +542,8 @@ impl Running {
         self.rest = Some((last, false));
         self.waits_until = Some(now + LAST_BYTE_WAITS);
         match bytes.is_empty() {
-            true => Next::Nothing,
-            false => Next::Piece {
+            true => ToSend::Nothing,
+            false => ToSend::Piece {
                 bytes,
                 is_last: false,
             },

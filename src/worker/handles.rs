@@ -1,0 +1,14 @@
+//! What handles of the library and the worker of their connection have in common, and the worker's
+//! part of it.
+
+mod answers;
+mod attached;
+mod pipe;
+mod running;
+
+pub(crate) use answers::AcceptQueue;
+pub use answers::{Answer, ConnectFailure, ConnectStart, Owed};
+pub use attached::ConnectionStatistics;
+pub(crate) use attached::{Attached, Facts, Hold, Place};
+pub(crate) use pipe::{Pipe, ReceivePhase, SendPhase, ToWrite};
+pub(crate) use running::StreamsApp;

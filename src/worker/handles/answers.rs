@@ -1,0 +1,155 @@
+//! How connections reach who waits for them: the answer to a dial, and the queue of those that
+//! peers began.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use event_listener::{Event, EventListener};
+use landro_sys::UdpOptions;
+
+use super::attached::Hold;
+use crate::ids::Fingerprint;
+use crate::quic::Setup;
+
+/// Connections that wait to be accepted, of a process; who comes then is turned away.
+const WAITING_MAX: usize = 128;
+
+/// Why there is no connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ConnectFailure {
+    /// As many are being dialled as may.
+    Busy,
+    /// What each address said.
+    NoAnswer(String),
+    /// Whoever answered is not trusted, or does not trust us.
+    Refused {
+        by_peer: bool,
+        shown: Option<Fingerprint>,
+    },
+    /// The engine ends.
+    ShuttingDown,
+}
+
+/// Whom to connect to, and who waits for it.
+pub struct ConnectStart {
+    pub to: Vec<SocketAddr>,
+    /// Whom to trust, what to speak.
+    pub setup: Setup,
+    pub socket_options: UdpOptions,
+    pub answer: Owed,
+}
+
+/// What came of dialling, for the one who waits.
+#[derive(Default)]
+pub struct Answer {
+    result: Mutex<Option<Result<Hold, ConnectFailure>>>,
+    changed: Event,
+    /// Who waited does not any more.
+    is_forgotten: AtomicBool,
+    is_given: AtomicBool,
+}
+
+/// The worker's part of an answer, which is given whatever becomes of the worker.
+pub struct Owed(pub Arc<Answer>);
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if !self.0.is_given.load(Ordering::Acquire) {
+            self.0.give(Err(ConnectFailure::ShuttingDown));
+        }
+    }
+}
+
+impl Answer {
+    pub(crate) fn listen(&self) -> EventListener {
+        self.changed.listen()
+    }
+
+    pub(crate) fn take(&self) -> Option<Result<Hold, ConnectFailure>> {
+        self.result().take()
+    }
+
+    /// Whether nobody waits any more.
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.is_forgotten.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn forget(&self) {
+        self.is_forgotten.store(true, Ordering::Release);
+        // A connection that came at the same moment is closed.
+        drop(self.take());
+    }
+
+    /// Nobody dials.
+    pub(crate) fn refuse(&self, failure: ConnectFailure) {
+        self.give(Err(failure));
+    }
+
+    pub(crate) fn give(&self, result: Result<Hold, ConnectFailure>) {
+        self.is_given.store(true, Ordering::Release);
+        *self.result() = Some(result);
+        self.changed.notify(usize::MAX);
+        if self.is_forgotten.load(Ordering::Acquire) {
+            drop(self.take());
+        }
+    }
+
+    fn result(&self) -> MutexGuard<'_, Option<Result<Hold, ConnectFailure>>> {
+        self.result.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Connections that wait to be accepted by whoever holds the listener.
+#[derive(Default)]
+pub(crate) struct AcceptQueue {
+    waiting: Mutex<VecDeque<Hold>>,
+    changed: Event,
+    /// Changed with `waiting` locked.
+    is_over: AtomicBool,
+}
+
+impl AcceptQueue {
+    pub(crate) fn listen(&self) -> EventListener {
+        self.changed.listen()
+    }
+
+    pub(crate) fn take(&self) -> Option<Hold> {
+        self.waiting().pop_front()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
+    /// Nothing comes any more.
+    pub(crate) fn end(&self) {
+        let mut waiting = self.waiting();
+        self.is_over.store(true, Ordering::Release);
+        let left = std::mem::take(&mut *waiting);
+        drop(waiting);
+        drop(left);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Gives back what finds no place.
+    pub(crate) fn leave(&self, hold: Hold) -> Result<(), Hold> {
+        let mut waiting = self.waiting();
+        if waiting.len() >= WAITING_MAX {
+            // Who came and went waits for nothing.
+            waiting.retain(|hold| hold.0.end().is_none());
+        }
+        if waiting.len() >= WAITING_MAX || self.is_over() {
+            return Err(hold);
+        }
+        waiting.push_back(hold);
+        drop(waiting);
+        self.changed.notify(usize::MAX);
+        Ok(())
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Hold>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -7,7 +7,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::future::{block_on, zip};
@@ -98,7 +98,7 @@ async fn requests(connection: &Connection) -> (Duration, Duration) {
     let (mut send, mut receive) = connection.open_bi().await.expect("a stream");
     let mut answer = [0; REQUEST_BYTES];
     for _ in 0..REQUESTS {
-        let begun = Instant::now();
+        let begun = landro::engine::now();
         send.write_all(&answer).await.expect("a request");
         let mut read = 0;
         while read < REQUEST_BYTES {
@@ -113,7 +113,7 @@ async fn requests(connection: &Connection) -> (Duration, Duration) {
 
 async fn bulk(connection: &Connection) -> f64 {
     let piece = Bytes::from(vec![7; BULK_PIECE_BYTES]);
-    let begun = Instant::now();
+    let begun = landro::engine::now();
     let mut send = connection.open_uni().await.expect("a stream");
     for _ in 0..BULK_BYTES / BULK_PIECE_BYTES as u64 {
         send.write_bytes(piece.clone()).await.expect("a piece");
@@ -124,7 +124,7 @@ async fn bulk(connection: &Connection) -> f64 {
 }
 
 async fn streams(connection: &Connection) -> f64 {
-    let begun = Instant::now();
+    let begun = landro::engine::now();
     for number in 0..STREAMS {
         let mut send = connection.open_uni().await.expect("a stream");
         let bytes = u64::from(number).to_be_bytes();

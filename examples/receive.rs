@@ -26,6 +26,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         file.sync_all()?;
         // The sender waits for this word: what arrived may be lost until it is on disk.
         connection.close(0, "received");
-        Ok(())
-    })
+        Ok::<_, Box<dyn std::error::Error>>(())
+    })?;
+    // The word leaves before the process ends.
+    engine.shut_down();
+    Ok(())
 }

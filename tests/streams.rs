@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::future::{block_on, or, zip};
@@ -73,8 +73,8 @@ fn soon<T>(future: impl Future<Output = T>) -> T {
     let (tell, over) = (late.clone(), Arc::new(AtomicBool::new(false)));
     let is_over = over.clone();
     thread::spawn(move || {
-        let until = Instant::now() + Duration::from_secs(60);
-        while Instant::now() < until && !is_over.load(Ordering::Acquire) {
+        let until = landro::engine::now() + Duration::from_secs(60);
+        while landro::engine::now() < until && !is_over.load(Ordering::Acquire) {
             thread::sleep(Duration::from_millis(20));
         }
         tell.1.store(true, Ordering::Release);
@@ -493,7 +493,7 @@ fn who_is_not_trusted_is_told_from_who_is_not_there() {
         "{nonsense:?}"
     );
     // Nobody answers: as long as the handshake may take.
-    let begun = Instant::now();
+    let begun = landro::engine::now();
     let silent = UdpSocket::bind(loopback()).unwrap();
     let at = silent.local_addr().unwrap().to_string();
     let silence = soon(here.connect(&at, anyone())).unwrap_err();

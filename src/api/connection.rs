@@ -63,7 +63,10 @@ impl Connection {
     }
 
     /// Closes it: the peer is told the code, below 2^62, and at most 256 bytes of the reason. What
-    /// was written and not acknowledged may be lost. Of several calls the first counts.
+    /// was written and not acknowledged may be lost. Of several calls the first counts. A process
+    /// that ends at once may end before the peer is told: [`Engine::shut_down`] waits for that.
+    ///
+    /// [`Engine::shut_down`]: super::Engine::shut_down
     ///
     /// # Panics
     /// If `code` is 2^62 or more, which QUIC cannot say (RFC 9000 §16).

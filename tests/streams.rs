@@ -186,6 +186,57 @@ fn many_streams_one_after_the_other() {
     }
 }
 
+/// A peer that sends streams that are accepted and not read: it has to wait, however often they end.
+#[test]
+fn streams_that_nobody_reads_are_bounded() {
+    const EACH: usize = 100 << 10;
+    let pair = pair(BackendChoice::Auto);
+    let (peer, sent) = (pair.there.clone(), Arc::new(AtomicU64::new(0)));
+    let count = sent.clone();
+    let floods = thread::spawn(move || {
+        block_on(async {
+            let data = Bytes::from(made_up(EACH, 11));
+            while let Ok(mut send) = peer.open_uni().await {
+                let written = send.write_bytes(data.clone()).await;
+                if written.is_err() || send.finish().is_err() || send.delivered().await.is_err() {
+                    return;
+                }
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    });
+    let mut accepted = Vec::new();
+    let mut before = u64::MAX;
+    while sent.load(Ordering::Relaxed) != before {
+        before = sent.load(Ordering::Relaxed);
+        let until = landro::engine::now() + Duration::from_millis(500);
+        while landro::engine::now() < until {
+            let accepts = async { Some(pair.here.accept_uni().await) };
+            let found = block_on(or(accepts, async { None }));
+            accepted.extend(found.map(Result::unwrap));
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    // What is delivered is here, and then what the window holds of those that are not.
+    assert!((40..600).contains(&before), "{before}");
+    // Each is whole when somebody reads it, and the peer goes on.
+    for mut receive in accepted {
+        let all = soon(receive.read_to_end(usize::MAX)).unwrap();
+        assert!(all == made_up(EACH, 11));
+    }
+    let until = landro::engine::now() + Duration::from_secs(20);
+    while sent.load(Ordering::Relaxed) < before + 20 && landro::engine::now() < until {
+        let mut receive = soon(pair.here.accept_uni()).unwrap();
+        assert_eq!(soon(receive.read_to_end(usize::MAX)).unwrap().len(), EACH);
+    }
+    assert!(
+        sent.load(Ordering::Relaxed) >= before + 20,
+        "the peer did not go on"
+    );
+    pair.here.close(0, "");
+    floods.join().unwrap();
+}
+
 /// However a stream ends, its place is free again: more of each kind than may be open at a time.
 #[test]
 fn each_way_to_end_frees_the_place() {
@@ -589,6 +640,37 @@ fn lossy(to: SocketAddr, percent: u64, seed: u64) -> SocketAddr {
         }
     });
     at
+}
+
+/// Both ways, and each end as soon as there is nothing more: what comes twice for a loss is no other
+/// end.
+#[test]
+fn requests_and_answers_are_whole_where_packets_are_lost() {
+    let seed = 8;
+    let pair = pair_by(BackendChoice::Auto, |at| lossy(at, 20, seed));
+    soon(async {
+        for round in 0..60_u64 {
+            let data = made_up(3000, round);
+            let ours = async {
+                let (mut send, mut receive) = pair.here.open_bi().await.unwrap();
+                send.write_all(&data).await.unwrap();
+                if round % 2 == 0 {
+                    // Its end goes alone.
+                    thread::sleep(Duration::from_millis(round % 7));
+                }
+                send.finish().unwrap();
+                let back = receive.read_to_end(usize::MAX).await.unwrap();
+                assert!(back == data, "round {round}, seed {seed}");
+            };
+            let theirs = async {
+                let (mut send, mut receive) = pair.there.accept_bi().await.unwrap();
+                let all = receive.read_to_end(usize::MAX).await.unwrap();
+                send.write_bytes(all).await.unwrap();
+                send.finish().unwrap();
+            };
+            zip(ours, theirs).await;
+        }
+    });
 }
 
 /// The transport forgets a stream whose bytes are all acknowledged, and an end that was lost with

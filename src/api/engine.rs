@@ -155,9 +155,9 @@ impl EngineBuilder {
 
     /// Memory for what peers have sent and the transport holds, in bytes of the whole engine.
     /// Default: 64 MiB; at least 8 MiB. Receive windows are granted out of it, so a connection
-    /// among many gets less than [`QuicConfig`] says. Beside it each connection keeps at most 1 MiB
-    /// for handles that do not read, or 16 KiB for each of its streams where those are more than
-    /// 64.
+    /// among many gets less than [`QuicConfig`] says. Beside it each connection keeps less than
+    /// 5 MiB for handles that do not read, and 16 KiB for each of its streams where those are more
+    /// than 64.
     ///
     /// What QUIC keeps beside that for a peer is weighed by the allocator: where
     /// `landro_sys::weigh::Weighed` is not the program's global allocator, it is not bounded.

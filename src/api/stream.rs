@@ -145,7 +145,8 @@ impl SendStream {
     /// Resolves when the peer's transport has acknowledged everything, after
     /// [`SendStream::finish`]. Of a stream that goes both ways that is known only when what the
     /// peer sent was read to its end, too. Whether the peer's program has read it, its own answer
-    /// says: what it has not read is lost if the connection is closed then.
+    /// says: what it has not read is lost if the connection is closed then. Where what the peer
+    /// sends was stopped here, or its half dropped, this may resolve with the connection only.
     ///
     /// # Errors
     /// The peer stopped the stream, it was reset here, or the connection is over.
@@ -247,18 +248,14 @@ impl RecvStream {
         context: &mut Context<'_>,
         most_bytes: usize,
     ) -> Poll<Result<Option<Bytes>, ReadError>> {
-        let read = self.pipe.poll_read(context, most_bytes);
-        read.map(|(read, has_room)| {
-            if has_room {
-                self.hold.0.ask(&self.pipe);
-            }
-            match read {
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(ReceivePhase::Ended) => Ok(None),
-                Err(ReceivePhase::Reset(code)) => Err(ReadError::Reset(code)),
-                Err(ReceivePhase::Stopped(_) | ReceivePhase::Open) => Err(ReadError::Closed),
-                Err(ReceivePhase::Lost) => Err(ReadError::Lost(lost(&self.hold))),
-            }
+        let ask = || self.hold.0.ask(&self.pipe);
+        let read = self.pipe.poll_read(context, most_bytes, ask);
+        read.map(|read| match read {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(ReceivePhase::Ended) => Ok(None),
+            Err(ReceivePhase::Reset(code)) => Err(ReadError::Reset(code)),
+            Err(ReceivePhase::Stopped(_) | ReceivePhase::Open) => Err(ReadError::Closed),
+            Err(ReceivePhase::Lost) => Err(ReadError::Lost(lost(&self.hold))),
         })
     }
 

@@ -15,9 +15,7 @@ use crate::budget::Budget;
 use crate::config::{LaneKind, LaneKinds, QuicConfig};
 use crate::ids::WorkerId;
 use crate::quic::{Identity, QuicError, Secrets, Setup, TicketKeys, Trust};
-use crate::worker::{
-    AcceptQueue, Answer, ConnectFailure, ConnectStart, ListenAt, Mail, Owed, Shared, WorkerParts,
-};
+use crate::worker::{AcceptQueue, Answer, ConnectStart, ListenAt, Mail, Owed, Shared, WorkerParts};
 
 /// How long workers that are to end tell their peers.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
@@ -156,20 +154,14 @@ impl Host {
         setup.tell_on_link(landro_sys::is_on_link);
         setup.speak(&self.protocols)?;
         let answer = Arc::<Answer>::default();
-        let start = Mail::Connect(Box::new(ConnectStart {
+        let start = ConnectStart {
             to,
             setup,
             socket_options: options(false),
             answer: Owed(answer.clone()),
-        }));
-        let worker = self.next.fetch_add(1, Ordering::Relaxed) % self.threads.len().max(1);
-        if !self.shared.post(WorkerId(worker as u8), start) {
-            let is_over = !self.threads.iter().any(WorkerThread::is_running);
-            answer.refuse(match is_over {
-                true => ConnectFailure::ShuttingDown,
-                false => ConnectFailure::Busy,
-            });
-        }
+        };
+        let worker = self.next.fetch_add(1, Ordering::Relaxed) % self.shared.mailboxes.len();
+        self.shared.mailboxes[worker].connect(start);
         Ok(answer)
     }
 

@@ -103,6 +103,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
                     wake: OnceLock::new(),
                     pulse: Pulse::default(),
                     turns: Arc::default(),
+                    connects: Arc::default(),
                 },
                 inbox,
             )

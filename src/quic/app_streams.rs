@@ -124,6 +124,11 @@ impl Conn {
         self.quiche.stream_finished(stream) && !self.quiche.stream_readable(stream)
     }
 
+    /// Whether the peer reset a stream, ever. Not for every packet: quiche looks at all streams.
+    pub fn has_had_resets(&self) -> bool {
+        self.quiche.stats().reset_stream_count_remote > 0
+    }
+
     /// How often something was sent again, or may have been.
     pub fn losses(&self) -> u64 {
         let path = self.snapshot();

@@ -19,6 +19,9 @@ use crate::config::{
 };
 use crate::identity::{Identity, Trust, certificate_fingerprint};
 
+/// Streams of one direction that QUIC can count (RFC 9000 §4.6).
+const MAX_STREAMS: u64 = 1 << 60;
+
 /// What IPv6 headers take more than IPv4's.
 const IPV6_EXTRA_BYTES: usize = 20;
 
@@ -79,8 +82,9 @@ impl Setup {
     pub fn speak(&mut self, protocols: &[Vec<u8>]) -> Result<(), QuicError> {
         let names: Vec<&[u8]> = protocols.iter().map(Vec::as_slice).collect();
         let (bidi, uni) = (self.quic.max_bidi_streams, self.quic.max_uni_streams);
-        self.quiche.set_initial_max_streams_bidi(bidi + STOPPED_MAX);
-        self.quiche.set_initial_max_streams_uni(uni + STOPPED_MAX);
+        let more = |streams: u64| streams.saturating_add(STOPPED_MAX).min(MAX_STREAMS);
+        self.quiche.set_initial_max_streams_bidi(more(bidi));
+        self.quiche.set_initial_max_streams_uni(more(uni));
         Ok(self.quiche.set_application_protos(&names)?)
     }
 

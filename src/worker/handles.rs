@@ -6,8 +6,8 @@ mod attached;
 mod pipe;
 mod running;
 
-pub(crate) use answers::AcceptQueue;
-pub use answers::{Answer, ConnectFailure, ConnectStart, Owed};
+pub(crate) use answers::{AcceptQueue, ConnectsEnd};
+pub use answers::{Answer, ConnectFailure, ConnectQueue, ConnectStart, Owed};
 pub use attached::ConnectionStatistics;
 pub(crate) use attached::{Attached, Facts, Hold, Place};
 pub(crate) use pipe::{Pipe, ReceivePhase, SendPhase, ToWrite};

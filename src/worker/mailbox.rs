@@ -9,7 +9,7 @@ use landro_sys::WakeHandle;
 
 use super::client_events::ClientStart;
 use super::handed_over::HandedOver;
-use super::handles::ConnectStart;
+use super::handles::{ConnectQueue, ConnectStart};
 use super::outpost_mail::OutpostMail;
 use super::pulse::Pulse;
 use super::wanted::WantedTurns;
@@ -21,6 +21,8 @@ pub struct Mailbox {
     pub wake: OnceLock<WakeHandle>,
     pub pulse: Pulse,
     pub turns: Arc<WantedTurns>,
+    /// Connections that handles wait for.
+    pub connects: Arc<ConnectQueue>,
 }
 
 impl Mailbox {
@@ -46,6 +48,12 @@ impl Mailbox {
         let posted = self.sender.send_timeout(mail, ROOM_TIMEOUT).is_ok();
         self.wake();
         posted
+    }
+
+    /// Has the worker connect to a peer for a handle.
+    pub fn connect(&self, start: ConnectStart) {
+        self.connects.leave(start);
+        self.wake();
     }
 
     /// Makes the worker's loop turn.
@@ -75,8 +83,6 @@ pub enum Mail {
     HandedOver(Box<HandedOver>),
     /// Between a session and what of it is on another worker.
     Outpost(Box<OutpostMail>),
-    /// Connect to a peer for a handle.
-    Connect(Box<ConnectStart>),
     /// Start the one transfer of a command.
     Start(Box<ClientStart>),
     /// The user asked to stop.

@@ -58,8 +58,10 @@ use timers::Timer;
 
 pub use client_events::{ClientEvent, ClientStart, Ended, TcpSetups};
 pub use descriptors::StreamDescriptors;
-pub(crate) use handles::{AcceptQueue, Attached, Hold, Pipe, ReceivePhase, SendPhase, ToWrite};
-pub use handles::{Answer, ConnectFailure, ConnectStart, ConnectionStatistics, Owed};
+pub(crate) use handles::{
+    AcceptQueue, Attached, ConnectsEnd, Hold, Pipe, ReceivePhase, SendPhase, ToWrite,
+};
+pub use handles::{Answer, ConnectFailure, ConnectQueue, ConnectStart, ConnectionStatistics, Owed};
 pub use limits::{ADDED_LANE_IDLE, LINGER};
 pub use local::copy_locally;
 pub use mailbox::{Mail, Mailbox};
@@ -160,8 +162,9 @@ pub struct Worker {
     outbox: Outbox,
     /// Of a command: its one transfer.
     client: Option<ClientTransfer>,
-    /// Who is connected to for handles.
+    /// Who is connected to for handles, and those that wait for that.
     dials: Dials,
+    connects: Option<ConnectsEnd>,
     /// Timers that expire in this turn; empty between turns, kept for its room.
     due: Vec<Timer>,
 }
@@ -204,6 +207,7 @@ impl Worker {
         started(driver.wake_handle());
         let now = now();
         let shared = parts.shared;
+        let mailbox = shared.mailboxes.get(parts.id.0 as usize);
         let router = Router::new(parts.id, shared.workers, shared.secrets.clone(), is_daemon);
         let worker = Worker {
             inbox: parts.inbox,
@@ -214,6 +218,7 @@ impl Worker {
             outbox: Outbox::default(),
             client: None,
             dials: Dials::default(),
+            connects: mailbox.map(|mailbox| ConnectsEnd(mailbox.connects.clone())),
             due: Vec::new(),
             io: Loop::new(parts.id, now, driver, pool, shared),
         };
@@ -232,6 +237,7 @@ impl Worker {
             self.take_completions();
             self.take_mail();
             self.take_wanted_turns();
+            self.take_connects();
             self.outbox.flush(&self.io.shared);
             self.expire_timers();
             self.dial_when_due();
@@ -312,7 +318,6 @@ impl Worker {
                 Mail::Answered { lane } => self.answered(lane),
                 Mail::HandedOver(handed) => self.take_over(*handed),
                 Mail::Outpost(mail) => self.take_outpost_mail(*mail),
-                Mail::Connect(start) => self.start_connecting(*start),
                 Mail::Start(start) => self.start_client(*start),
                 Mail::Cancel => self.cancel_client(),
                 Mail::Reauthorise => self.reauthorise(),

@@ -16,6 +16,9 @@ use crate::quic::Setup;
 /// Connections that wait to be accepted, of a process; who comes then is turned away.
 const WAITING_MAX: usize = 128;
 
+/// Connections that wait to be begun on one worker, between two of its turns.
+const STARTS_MAX: usize = 256;
+
 /// Why there is no connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ConnectFailure {
@@ -39,6 +42,67 @@ pub struct ConnectStart {
     pub setup: Setup,
     pub socket_options: UdpOptions,
     pub answer: Owed,
+}
+
+/// Connections that wait to be begun on one worker. Not mail: what is in a mailbox is dropped with
+/// the last who may write to it, which is later than its worker.
+#[derive(Default)]
+pub struct ConnectQueue(Mutex<Waiting>);
+
+enum Waiting {
+    For(Vec<ConnectStart>),
+    /// The worker has ended.
+    Over,
+}
+
+impl Default for Waiting {
+    fn default() -> Waiting {
+        Waiting::For(Vec::new())
+    }
+}
+
+impl ConnectQueue {
+    /// Leaves one for the worker, which is to be woken then; or answers it.
+    pub(crate) fn leave(&self, start: ConnectStart) {
+        let mut waiting = self.waiting();
+        match &mut *waiting {
+            Waiting::For(starts) if starts.len() < STARTS_MAX => starts.push(start),
+            Waiting::For(_) => {
+                drop(waiting);
+                start.answer.0.give(Err(ConnectFailure::Busy));
+            }
+            Waiting::Over => {
+                drop(waiting);
+                drop(start);
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        !matches!(&*self.waiting(), Waiting::For(starts) if !starts.is_empty())
+    }
+
+    /// Takes all.
+    pub(crate) fn take(&self) -> Vec<ConnectStart> {
+        match &mut *self.waiting() {
+            Waiting::For(starts) => std::mem::take(starts),
+            Waiting::Over => Vec::new(),
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A worker's end of its queue: whatever becomes of the worker, who waits is told.
+pub(crate) struct ConnectsEnd(pub(crate) Arc<ConnectQueue>);
+
+impl Drop for ConnectsEnd {
+    fn drop(&mut self) {
+        let left = std::mem::replace(&mut *self.0.waiting(), Waiting::Over);
+        drop(left);
+    }
 }
 
 /// What came of dialling, for the one who waits.
@@ -80,11 +144,6 @@ impl Answer {
         self.is_forgotten.store(true, Ordering::Release);
         // A connection that came at the same moment is closed.
         drop(self.take());
-    }
-
-    /// Nobody dials.
-    pub(crate) fn refuse(&self, failure: ConnectFailure) {
-        self.give(Err(failure));
     }
 
     pub(crate) fn give(&self, result: Result<Hold, ConnectFailure>) {

@@ -307,16 +307,29 @@ impl Pipe {
 
 /// The handle's side of receiving.
 impl Pipe {
-    /// Takes at most so many bytes. Ready with none and a phase: no more comes. The flag: the
-    /// worker is to be told that there is room.
+    /// Takes at most so many bytes. Ready with none and a phase: no more comes. `ask` is called
+    /// where the worker is to be told that there is room, or that this has been read out.
     pub(crate) fn poll_read(
         &self,
         context: &mut Context<'_>,
         most_bytes: usize,
-    ) -> Poll<(Result<Bytes, ReceivePhase>, bool)> {
+        ask: impl FnOnce(),
+    ) -> Poll<Result<Bytes, ReceivePhase>> {
+        let (read, is_news) = self.read(context, most_bytes);
+        if is_news {
+            ask();
+        }
+        read
+    }
+
+    fn read(
+        &self,
+        context: &mut Context<'_>,
+        most_bytes: usize,
+    ) -> (Poll<Result<Bytes, ReceivePhase>>, bool) {
         let mut inward = self.inward();
         if let ReceivePhase::Stopped(_) = inward.phase {
-            return Poll::Ready((Err(inward.phase), false));
+            return (Poll::Ready(Err(inward.phase)), false);
         }
         if inward.pieces.is_empty() {
             inward.close_tail();
@@ -324,9 +337,9 @@ impl Pipe {
         let Some(first) = inward.pieces.front_mut() else {
             if inward.phase == ReceivePhase::Open {
                 keep(&mut inward.waker, context);
-                return Poll::Pending;
+                return (Poll::Pending, inward.held_above_bytes.take().is_some());
             }
-            return Poll::Ready((Err(inward.phase), false));
+            return (Poll::Ready(Err(inward.phase)), false);
         };
         let bytes = first.split_to(first.len().min(most_bytes));
         if !first.has_remaining() {
@@ -337,21 +350,22 @@ impl Pipe {
         let waits = inward
             .held_above_bytes
             .take_if(|most| kept_bytes < *most / 2);
-        let has_room = waits.is_some();
-        Poll::Ready((Ok(bytes), has_room))
+        let is_read_out = kept_bytes == 0 && inward.phase != ReceivePhase::Open;
+        (Poll::Ready(Ok(bytes)), waits.is_some() || is_read_out)
     }
 
-    /// Wants no more, unless it is over. False: it is.
+    /// Wants no more, unless it is over. False: that is no news to the worker.
     pub(crate) fn stop(&self, code: u64) -> bool {
         let mut inward = self.inward();
         let goes_on = inward.phase == ReceivePhase::Open;
         if goes_on {
             inward.phase = ReceivePhase::Stopped(code);
         }
+        let is_news = goes_on || inward.kept_bytes > 0;
         inward.pieces.clear();
         inward.tail = BytesMut::new();
         inward.kept_bytes = 0;
-        goes_on
+        is_news
     }
 }
 
@@ -361,13 +375,22 @@ impl Pipe {
         self.inward().phase
     }
 
-    /// How much more is to be kept of so much; 0: the worker waits, and the handle says when there
-    /// is room.
-    pub(super) fn room_bytes(&self, most_bytes: usize) -> usize {
+    /// How much more is to be kept of so much, or if `awaited`, of what a handle waits for now; 0:
+    /// the worker waits, and the handle says when there is room.
+    pub(super) fn room_bytes(&self, most_bytes: usize, awaited: bool) -> usize {
         let mut inward = self.inward();
-        let room_bytes = most_bytes.saturating_sub(inward.kept_bytes);
+        let is_awaited = inward.kept_bytes == 0 && inward.waker.is_some();
+        let room_bytes = match awaited && !is_awaited {
+            true => 0,
+            false => most_bytes.saturating_sub(inward.kept_bytes),
+        };
         inward.held_above_bytes = (room_bytes == 0).then_some(most_bytes);
         room_bytes
+    }
+
+    /// Whether nothing is kept.
+    pub(super) fn is_read_out(&self) -> bool {
+        self.inward().kept_bytes == 0
     }
 
     /// Leaves what arrived: a buffer, or what little there is of one.
@@ -505,19 +528,26 @@ mod tests {
     #[test]
     fn what_arrived_is_read_before_the_end() {
         let pipe = Pipe::new(0);
-        let read = |most| pipe.poll_read(&mut context(), most);
-        assert!(read(1).is_pending());
+        let read = |most| pipe.read(&mut context(), most);
+        let ready =
+            |bytes: &'static [u8], is_news| (Poll::Ready(Ok(Bytes::from_static(bytes))), is_news);
+        assert_eq!(read(1), (Poll::Pending, false));
+        assert_eq!(pipe.room_bytes(9, true), 9, "somebody waits");
         pipe.arrive(ReadBytes::Little(b"a"));
         pipe.arrive(ReadBytes::Little(b"b"));
         pipe.arrive(ReadBytes::Buffer(Bytes::from_static(b"c")));
-        assert_eq!((pipe.room_bytes(4), pipe.room_bytes(3)), (1, 0));
+        assert_eq!(pipe.room_bytes(9, true), 0, "there is something to read");
+        assert_eq!(
+            (pipe.room_bytes(4, false), pipe.room_bytes(3, false)),
+            (1, 0)
+        );
         pipe.end_receiving(ReceivePhase::Reset(5));
         pipe.end_receiving(ReceivePhase::Lost);
-        assert_eq!(read(1), Poll::Ready((Ok(Bytes::from_static(b"a")), false)));
-        // Less than half of what was held for is left.
-        assert_eq!(read(1), Poll::Ready((Ok(Bytes::from_static(b"b")), false)));
-        assert_eq!(read(9), Poll::Ready((Ok(Bytes::from_static(b"c")), true)));
-        assert_eq!(read(1), Poll::Ready((Err(ReceivePhase::Reset(5)), false)));
+        assert_eq!(read(1), ready(b"a", false));
+        // Less than half of what was held for is left, and then nothing.
+        assert_eq!(read(1), ready(b"b", false));
+        assert_eq!(read(9), ready(b"c", true));
+        assert_eq!(read(1), (Poll::Ready(Err(ReceivePhase::Reset(5))), false));
         assert!(!pipe.stop(6), "it is over");
     }
 }

@@ -34,6 +34,10 @@ const KEPT_BYTES: usize = 1 << 20;
 /// And of one stream: less would cost a turn for each read, more helps nobody on a LAN.
 const KEPT_OF_ONE: std::ops::RangeInclusive<usize> = (16 << 10)..=(256 << 10);
 
+/// Streams that have ended and that nobody has read out; with more, only what a handle waits for is
+/// read. They divide the above like all others, so that they keep less than 5 MiB together.
+const UNREAD_MAX: usize = 64;
+
 /// Reads in one turn, before other connections have theirs.
 const READS_PER_TURN: usize = 16;
 
@@ -60,6 +64,8 @@ pub(crate) struct StreamsApp {
     /// Streams of the peer that found no room among those that wait to be accepted.
     newcomers: VecDeque<u64>,
     known_newcomers: HashSet<u64>,
+    /// How many have ended and are not read out.
+    unread: usize,
     /// Those that were stopped, as long as the transport holds their places.
     stopped: Vec<u64>,
     /// What the next read fills.
@@ -90,6 +96,8 @@ struct RunningStream {
     mark: Arc<()>,
     sends: Sends,
     is_receiving: bool,
+    /// Its end is here, and its handle has not come so far.
+    is_unread: bool,
     /// What comes is dropped, for the handle wants no more: its code, for the peer.
     discards: Option<u64>,
     is_in_sending: bool,
@@ -117,6 +125,7 @@ impl StreamsApp {
             readable: VecDeque::new(),
             newcomers: VecDeque::new(),
             known_newcomers: HashSet::new(),
+            unread: 0,
             stopped: Vec::new(),
             buffer: Vec::new(),
             looked_at: 0,
@@ -183,6 +192,10 @@ impl StreamsApp {
             running.is_in_readable = true;
             self.readable.push_back(stream);
         }
+        if running.is_unread && pipe.is_read_out() {
+            running.is_unread = false;
+            self.unread -= 1;
+        }
         self.forget_if_over(stream);
     }
 
@@ -201,6 +214,7 @@ impl StreamsApp {
             mark: Arc::default(),
             sends,
             is_receiving,
+            is_unread: false,
             discards: None,
             is_in_sending: false,
             is_in_readable: false,
@@ -210,8 +224,9 @@ impl StreamsApp {
     }
 
     fn forget_if_over(&mut self, stream: u64) {
-        let is_over =
-            |running: &RunningStream| running.sends == Sends::Over && !running.is_receiving;
+        let is_over = |running: &RunningStream| {
+            running.sends == Sends::Over && !running.is_receiving && !running.is_unread
+        };
         if self.streams.get(&stream).is_some_and(is_over) {
             self.streams.remove(&stream);
         }
@@ -259,10 +274,8 @@ impl StreamsApp {
             over.push(*stream);
         }
         for (stream, running) in &mut self.streams {
-            // A reset behind an end that came before makes it nothing to read.
-            if running.is_receiving && conn.is_cut(*stream) {
-                running.is_receiving = false;
-                running.pipe.end_receiving(ReceivePhase::Lost);
+            if let Some(phase) = running.cut(conn) {
+                self.unread += running.end_receiving(phase);
                 over.push(*stream);
             }
         }
@@ -327,18 +340,22 @@ impl StreamsApp {
         };
         let room_bytes = match running.discards {
             Some(_) => READ_BYTES,
-            None => running.pipe.room_bytes(most).min(READ_BYTES),
+            None => {
+                let is_crowded = self.unread >= UNREAD_MAX;
+                running.pipe.room_bytes(most, is_crowded).min(READ_BYTES)
+            }
         };
         if !running.is_receiving || room_bytes == 0 {
             return false;
         }
         self.buffer.resize(READ_BYTES, 0);
-        match conn.read(stream, &mut self.buffer[..room_bytes]) {
+        let phase = match conn.read(stream, &mut self.buffer[..room_bytes]) {
             Ok(None) => match running.discards {
                 // Everything that is here was dropped, and the peer is told to send no more.
                 Some(code) if self.stopped.len() < STOPPED_MAX as usize => {
                     conn.shutdown_read(stream, code);
                     self.stopped.push(stream);
+                    ReceivePhase::Stopped(code)
                 }
                 Some(_) | None => return false,
             },
@@ -354,16 +371,14 @@ impl StreamsApp {
                 if !fin {
                     return true;
                 }
-                running.pipe.end_receiving(ReceivePhase::Ended);
+                ReceivePhase::Ended
             }
-            Err(StreamError::Reset(code)) => {
-                running.pipe.end_receiving(ReceivePhase::Reset(code));
-            }
+            Err(StreamError::Reset(code)) => ReceivePhase::Reset(code),
             Err(StreamError::Stopped(_) | StreamError::Unknown | StreamError::Quiche(_)) => {
-                running.pipe.end_receiving(ReceivePhase::Lost);
+                ReceivePhase::Lost
             }
-        }
-        running.is_receiving = false;
+        };
+        self.unread += running.end_receiving(phase);
         // The last thing it waited for, perhaps.
         if running.sends == Sends::Ended && conn.send_state(stream) == SendState::Gone {
             running.stop_sending();
@@ -569,10 +584,27 @@ impl RunningStream {
         }
         self.waits_until = None;
         match conn.write(self.pipe.id, (Bytes::new(), true), &self.mark) {
-            Ok(_) => self.sends = Sends::Ended,
-            Err(error) => self.failed(error),
+            Ok(_) => {
+                self.sends = Sends::Ended;
+                // Of no byte, but something to be sent.
+                Fed::Bytes(1)
+            }
+            Err(error) => {
+                self.failed(error);
+                Fed::Nothing
+            }
         }
-        Fed::Nothing
+    }
+
+    /// How a stream ended that quiche has nothing to read of, and says nothing of: the end came
+    /// once more with bytes that were read before, or a reset behind an end. Which one it does not
+    /// say either, but that there was no reset.
+    fn cut(&self, conn: &Conn) -> Option<ReceivePhase> {
+        let is_cut = self.is_receiving && conn.is_cut(self.pipe.id);
+        is_cut.then(|| match conn.has_had_resets() {
+            true => ReceivePhase::Lost,
+            false => ReceivePhase::Ended,
+        })
     }
 
     /// What found no room is first the next time.
@@ -585,6 +617,14 @@ impl RunningStream {
             }
             None => (rest, is_last),
         });
+    }
+
+    /// Nothing more is received. Gives 1 if something is still to be read out, else 0.
+    fn end_receiving(&mut self, phase: ReceivePhase) -> usize {
+        self.is_receiving = false;
+        self.pipe.end_receiving(phase);
+        self.is_unread = !self.pipe.is_read_out();
+        usize::from(self.is_unread)
     }
 
     /// Nothing more is sent.

@@ -58,7 +58,15 @@ impl Dials {
 }
 
 impl Worker {
-    pub(crate) fn start_connecting(&mut self, start: ConnectStart) {
+    /// Begins the connections that handles wait for.
+    pub(crate) fn take_connects(&mut self) {
+        let starts = self.connects.as_ref().map(|connects| connects.0.take());
+        for start in starts.into_iter().flatten() {
+            self.start_connecting(start);
+        }
+    }
+
+    fn start_connecting(&mut self, start: ConnectStart) {
         self.forget_dials();
         let failure = match self.io.stopping {
             Some(_) => Some(ConnectFailure::ShuttingDown),

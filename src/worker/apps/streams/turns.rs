@@ -32,7 +32,7 @@ impl Worker {
 
     pub(crate) fn has_wanted_turns(&self) -> bool {
         let mailbox = self.io.shared.mailboxes.get(self.io.id.0 as usize);
-        mailbox.is_some_and(|mailbox| !mailbox.turns.is_empty())
+        mailbox.is_some_and(|mailbox| !mailbox.turns.is_empty() || !mailbox.connects.is_empty())
     }
 
     /// Takes what handles left and leaves what arrived. True: there is more than one turn allows.
@@ -74,7 +74,9 @@ impl Worker {
         };
         connection.deadline.get_or_insert(self.io.now + LINGER);
         if let Some((conn, app)) = with_handles(connection) {
-            app.measure(conn);
+            if conn.snapshot().sent_bytes > 0 {
+                app.measure(conn);
+            }
             app.end(reason);
         }
     }

@@ -1,6 +1,9 @@
 //! Streams and datagrams of programs that embed the library: two engines over loopback, both
 //! backends.
 
+#[path = "streams/lossy.rs"]
+mod lossy;
+
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +19,7 @@ use landro::api::{
 };
 use landro::config::QuicConfig;
 use landro::engine::{BackendChoice, Identity};
+use lossy::lossy;
 
 const PROTOCOL: &str = "streams-test/1";
 const BACKENDS: [BackendChoice; 2] = [BackendChoice::IoUring, BackendChoice::Poll];
@@ -186,7 +190,8 @@ fn many_streams_one_after_the_other() {
     }
 }
 
-/// A peer that sends streams that are accepted and not read: it has to wait, however often they end.
+/// A peer that sends streams that are accepted and not read: it has to wait, however often they
+/// end.
 #[test]
 fn streams_that_nobody_reads_are_bounded() {
     const EACH: usize = 100 << 10;
@@ -606,44 +611,8 @@ fn dropped_futures_lose_nothing() {
     });
 }
 
-/// A relay that loses packets: each with this probability, in percent, by a seed.
-fn lossy(to: SocketAddr, percent: u64, seed: u64) -> SocketAddr {
-    let outside = UdpSocket::bind(loopback()).unwrap();
-    let inside = UdpSocket::bind(loopback()).unwrap();
-    let at = outside.local_addr().unwrap();
-    inside.connect(to).unwrap();
-    let (to_outside, to_inside) = (outside.try_clone().unwrap(), inside.try_clone().unwrap());
-    let client = Arc::new(std::sync::Mutex::new(None));
-    let known = client.clone();
-    let loses = move |count: &mut u64| {
-        *count = count
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(seed | 1);
-        (*count >> 33) % 100 < percent
-    };
-    thread::spawn(move || {
-        let (mut packet, mut count) = ([0; 65536], seed);
-        while let Ok((len, from)) = outside.recv_from(&mut packet) {
-            *known.lock().unwrap() = Some(from);
-            if !loses(&mut count) {
-                let _ = to_inside.send(&packet[..len]);
-            }
-        }
-    });
-    thread::spawn(move || {
-        let (mut packet, mut count) = ([0; 65536], seed ^ 0x5eed);
-        while let Ok(len) = inside.recv(&mut packet) {
-            let client = *client.lock().unwrap();
-            if let (false, Some(client)) = (loses(&mut count), client) {
-                let _ = to_outside.send_to(&packet[..len], client);
-            }
-        }
-    });
-    at
-}
-
-/// Both ways, and each end as soon as there is nothing more: what comes twice for a loss is no other
-/// end.
+/// Both ways, and each end as soon as there is nothing more: what comes twice for a loss is no
+/// other end.
 #[test]
 fn requests_and_answers_are_whole_where_packets_are_lost() {
     let seed = 8;

@@ -210,10 +210,15 @@ fn streams_that_nobody_reads_are_bounded() {
             }
         });
     });
+    const FAR_TOO_MANY: u64 = 2_000;
     let mut accepted = Vec::new();
-    let mut before = u64::MAX;
-    while sent.load(Ordering::Relaxed) != before {
-        before = sent.load(Ordering::Relaxed);
+    let mut before = 0;
+    while before < FAR_TOO_MANY {
+        let now = sent.load(Ordering::Relaxed);
+        if before > 0 && now == before {
+            break;
+        }
+        before = now;
         let until = landro::engine::now() + Duration::from_millis(500);
         while landro::engine::now() < until {
             let accepts = async { Some(pair.here.accept_uni().await) };
@@ -245,11 +250,12 @@ fn streams_that_nobody_reads_are_bounded() {
 /// However a stream ends, its place is free again: more of each kind than may be open at a time.
 #[test]
 fn each_way_to_end_frees_the_place() {
-    const ROUNDS: usize = 600;
-    let pair = pair(BackendChoice::Auto);
     for way in 0..6 {
+        let pair = pair(BackendChoice::Auto);
+        // Of the first 64 stops of a connection the peer is told for certain.
+        let rounds = if matches!(way, 1 | 4) { 64 } else { 600 };
         soon(async {
-            for _ in 0..ROUNDS {
+            for _ in 0..rounds {
                 // Each is heard of before it ends.
                 let (mut send, mut receive) = pair.here.open_bi().await.unwrap();
                 send.write_all(b"x").await.unwrap();

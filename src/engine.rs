@@ -33,7 +33,7 @@ pub use crate::proto::{
 pub use crate::quic::{Identity, QuicError};
 pub use crate::worker::{Authorize, Carried, ClientEvent, Ended, PeerAccess, TransportStats};
 pub use client::{Client, ClientConfig};
-pub use host::{Host, HostConfig};
+pub(crate) use host::{Host, HostConfig};
 pub use local::LocalCopy;
 pub use pursuit::Persistence;
 pub use server::{ServeConfig, Server, ShutdownError};

@@ -26,7 +26,7 @@ const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(5);
 const JOIN_PAUSE: Duration = Duration::from_millis(1);
 
 /// What workers for handles are to be.
-pub struct HostConfig {
+pub(crate) struct HostConfig {
     pub workers: usize,
     pub backend: BackendChoice,
     pub quic: QuicConfig,
@@ -40,7 +40,7 @@ pub struct HostConfig {
 }
 
 /// Workers that run. They are told to end when this is dropped.
-pub struct Host {
+pub(crate) struct Host {
     shared: Arc<Shared>,
     threads: Vec<WorkerThread>,
     addresses: Vec<SocketAddr>,

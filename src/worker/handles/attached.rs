@@ -19,11 +19,11 @@ use crate::quic::{CloseReason, PathSnapshot, StreamDirection};
 use crate::worker::wanted::WantedTurns;
 
 /// Datagrams that wait in either direction; older ones are dropped for newer ones.
-pub(crate) const DATAGRAMS_MAX: usize = 64;
+const DATAGRAMS_MAX: usize = 64;
 
 /// Streams of the peer, of one direction, that wait to be accepted. The others stay with the
 /// transport, and their peer has no credit for more.
-pub(super) const INCOMING_MAX: usize = 64;
+const INCOMING_MAX: usize = 64;
 
 /// What is known of a connection from its handshake on.
 #[derive(Debug)]
@@ -45,13 +45,15 @@ pub struct ConnectionStatistics {
     pub min_rtt: Option<Duration>,
     /// Congestion window, in bytes.
     pub cwnd_bytes: u64,
-    /// QUIC packets.
+    /// QUIC packets that left.
     pub sent_packets: u64,
+    /// QUIC packets that came.
     pub received_packets: u64,
     /// Packets declared lost (RFC 9002 §6).
     pub lost_packets: u64,
-    /// UDP payload.
+    /// UDP payload that left.
     pub sent_bytes: u64,
+    /// UDP payload that came.
     pub received_bytes: u64,
     /// Datagrams that were dropped here for newer ones, in either direction.
     pub dropped_datagrams: u64,

@@ -68,6 +68,8 @@ struct Inward {
     phase: ReceivePhase,
     /// The worker waits until less than half of this is kept.
     held_above_bytes: Option<usize>,
+    /// There is room again, or no more is wanted: the worker is to read.
+    is_read_wanted: bool,
     waker: Option<Waker>,
 }
 
@@ -113,6 +115,7 @@ impl Pipe {
                 kept_bytes: 0,
                 phase: ReceivePhase::Open,
                 held_above_bytes: None,
+                is_read_wanted: false,
                 waker: None,
             }),
         }
@@ -337,7 +340,9 @@ impl Pipe {
         let Some(first) = inward.pieces.front_mut() else {
             if inward.phase == ReceivePhase::Open {
                 keep(&mut inward.waker, context);
-                return (Poll::Pending, inward.held_above_bytes.take().is_some());
+                let waits = inward.held_above_bytes.take().is_some();
+                inward.is_read_wanted |= waits;
+                return (Poll::Pending, waits);
             }
             return (Poll::Ready(Err(inward.phase)), false);
         };
@@ -349,9 +354,11 @@ impl Pipe {
         let kept_bytes = inward.kept_bytes;
         let waits = inward
             .held_above_bytes
-            .take_if(|most| kept_bytes < *most / 2);
+            .take_if(|most| kept_bytes < *most / 2)
+            .is_some();
+        inward.is_read_wanted |= waits;
         let is_read_out = kept_bytes == 0 && inward.phase != ReceivePhase::Open;
-        (Poll::Ready(Ok(bytes)), waits.is_some() || is_read_out)
+        (Poll::Ready(Ok(bytes)), waits || is_read_out)
     }
 
     /// Wants no more, unless it is over. False: that is no news to the worker.
@@ -360,6 +367,7 @@ impl Pipe {
         let goes_on = inward.phase == ReceivePhase::Open;
         if goes_on {
             inward.phase = ReceivePhase::Stopped(code);
+            inward.is_read_wanted = true;
         }
         let is_news = goes_on || inward.kept_bytes > 0;
         inward.pieces.clear();
@@ -386,6 +394,11 @@ impl Pipe {
         };
         inward.held_above_bytes = (room_bytes == 0).then_some(most_bytes);
         room_bytes
+    }
+
+    /// Whether the worker is to read, since this was last asked.
+    pub(super) fn take_read_wish(&self) -> bool {
+        std::mem::take(&mut self.inward().is_read_wanted)
     }
 
     /// Whether nothing is kept.

@@ -15,7 +15,7 @@ use crate::quic::{
 };
 
 /// Stream bytes that may wait unsent in the transport: what waits for long is cold in cache when it
-/// is sealed, and a stream of higher urgency would wait behind it.
+/// is sealed.
 const UNSENT_BYTES: usize = 128 << 10;
 
 /// What is taken of a stream at a time, before another has its turn.
@@ -188,7 +188,8 @@ impl StreamsApp {
         if let ReceivePhase::Stopped(code) = pipe.receive_phase() {
             running.discards = Some(code);
         }
-        if running.is_receiving && !running.is_in_readable {
+        // Not for each write: most have nothing to do with reading.
+        if pipe.take_read_wish() && running.is_receiving && !running.is_in_readable {
             running.is_in_readable = true;
             self.readable.push_back(stream);
         }

@@ -213,15 +213,15 @@ impl Worker {
             self.tell(session, LanesInput::Shutdown);
         }
         for key in self.connections.keys() {
-            let (code, reason) = match self.connections.get(key).map(|found| &found.app) {
+            let closes = match self.connections.get(key).map(|found| &found.app) {
                 // Codes are its program's.
-                Some(App::Streams(_)) => (0, "the engine was shut down"),
+                Some(App::Streams(_)) => Some((0, "the engine was shut down")),
                 Some(app) if app.session().is_none() => {
-                    (code::SHUTDOWN, "the daemon is shutting down")
+                    Some((code::SHUTDOWN, "the daemon is shutting down"))
                 }
-                Some(_) | None => (code::DONE, ""),
+                Some(_) | None => None,
             };
-            if !reason.is_empty() {
+            if let Some((code, reason)) = closes {
                 self.connections.close(&self.io, key, code, reason);
             }
             self.connections.touch(key);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_lite::future::{block_on, zip};
 use hdrhistogram::Histogram;
-use landro::api::{Connection, Engine, PeerTrust};
+use landro::{Connection, Engine, PeerTrust};
 
 /// The allocator of the binary: another one would be another engine.
 #[global_allocator]

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 
 use futures_lite::future::block_on;
-use landro::api::{Engine, PeerTrust};
+use landro::{Engine, PeerTrust};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::args_os().nth(1).ok_or("usage: receive FILE")?;

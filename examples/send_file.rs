@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 
 use futures_lite::future::block_on;
-use landro::api::{ConnectionError, Engine, PeerTrust};
+use landro::{ConnectionError, Engine, PeerTrust};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

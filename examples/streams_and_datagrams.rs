@@ -6,7 +6,7 @@ use std::thread;
 
 use bytes::Bytes;
 use futures_lite::future::block_on;
-use landro::api::{Connection, Engine, PeerTrust};
+use landro::{Connection, Engine, PeerTrust};
 
 const PROTOCOL: &str = "example-echo/1";
 const NOT_WANTED: u64 = 1;

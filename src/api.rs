@@ -1,10 +1,5 @@
-//! The engine as Rust programs use it: connections, streams and datagrams under any async runtime,
-//! or none; and beside them buffers, and files as bytes.
-//!
-//! [`Engine`] runs workers of its own; its handles ([`Connection`], [`SendStream`], [`RecvStream`])
-//! leave bytes for them and take bytes from them. Futures of this module need no runtime: whoever
-//! polls them is woken by a worker.
-#![deny(missing_docs)]
+//! What programs use: handles of the engine, buffers, and files as bytes. All of it is at the root
+//! of the crate.
 
 mod buffers;
 mod connection;
@@ -18,8 +13,12 @@ pub use buffers::{
 };
 pub use connection::Connection;
 pub use engine::{ConnectError, Engine, EngineBuilder, Listener, PeerTrust};
-pub use errors::{ConnectionError, DatagramError, ReadError, WriteError};
+pub use errors::{ConnectionError, DatagramError, ReadError, StartError, WriteError};
 pub use mmap::{MmapError, MmapFileReader};
 pub use stream::{RecvStream, SendStream};
 
+pub use crate::config::{ConfigError, CongestionControl, Correction, Diagnostics, QuicConfig};
+pub use crate::engine::BackendChoice;
+pub use crate::identity::{BoringError, Identity, IdentityError};
+pub use crate::ids::Fingerprint;
 pub use crate::worker::ConnectionStatistics;

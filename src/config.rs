@@ -69,8 +69,11 @@ pub const PACING_MIN_RTT: Duration = Duration::from_millis(2);
 /// Congestion controllers the transport has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CongestionControl {
+    /// CUBIC (RFC 9438).
     Cubic,
+    /// NewReno (RFC 9002 §7).
     Reno,
+    /// BBR in its second version.
     Bbr2,
 }
 
@@ -88,47 +91,29 @@ impl FromStr for CongestionControl {
     }
 }
 
-/// Which set of values to start from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Profile {
-    #[default]
-    Auto,
-    Lan,
-    Wan,
-}
-
-impl FromStr for Profile {
-    type Err = ConfigError;
-
-    fn from_str(name: &str) -> Result<Self, ConfigError> {
-        match name {
-            "auto" => Ok(Profile::Auto),
-            "lan" => Ok(Profile::Lan),
-            "wan" => Ok(Profile::Wan),
-            _ => Err(ConfigError::Profile(name.to_owned())),
-        }
-    }
-}
-
 /// A name in the configuration that means nothing, or a value that no connection can have.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
+    /// No congestion control has this name.
     #[error("unknown congestion control {0:?}: bbr, cubic or reno")]
     CongestionControl(String),
+    /// No connection can have this value.
     #[error("{what} cannot be {value}: {why}")]
     Impossible {
         /// What of [`QuicConfig`], as its method is called.
         what: &'static str,
+        /// As it was given.
         value: String,
         /// The reason, and what there may be in its place.
         why: &'static str,
     },
-    #[error("unknown profile {0:?}: auto, lan or wan")]
-    Profile(String),
+    /// No lane is of this kind.
     #[error(
         "unknown kind of lane {0:?}: quic, tls, or both with a comma between (those in the clear are added by --clear)"
     )]
     LaneKind(String),
+    /// There cannot be so many lanes.
     #[error("not a number of lanes: {0:?}; auto, or 1 to {MAX_LANE_COUNT}")]
     LaneCount(String),
 }
@@ -201,7 +186,5 @@ mod tests {
         assert_eq!(config.udp_payload_bytes, MAX_UDP_PAYLOAD_BYTES);
         let unknown = QuicConfig::auto().congestion_control("vegas");
         assert!(unknown.checked().is_err());
-        assert_eq!("lan".parse::<Profile>(), Ok(Profile::Lan));
-        assert!("moon".parse::<Profile>().is_err());
     }
 }

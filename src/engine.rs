@@ -44,7 +44,9 @@ pub enum BackendChoice {
     /// io_uring where the kernel allows it, else poll.
     #[default]
     Auto,
+    /// io_uring, or an error where the kernel does not allow it.
     IoUring,
+    /// epoll(7) and a thread for files: slower, and allowed everywhere.
     Poll,
 }
 
@@ -78,10 +80,6 @@ pub enum EngineError {
     Identity(#[from] crate::quic::QuicError),
     #[error("identity: {0}")]
     TcpIdentity(#[from] crate::tcp::TcpSetupError),
-    #[error("a new identity: {0}")]
-    NewIdentity(crate::quic::IdentityError),
-    #[error("a protocol needs a name of 1 to 255 bytes that is not landro/1")]
-    Protocol,
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
 }

@@ -27,17 +27,32 @@ pub struct Identity {
 
 /// Why there is no identity.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum IdentityError {
+    /// There is no key, or not in this form.
     #[error("no Ed25519 private key in PKCS#8 PEM form: {0}")]
-    Key(ErrorStack),
+    Key(BoringError),
+    /// The key is of another kind.
     #[error("the private key is not an Ed25519 key")]
     KeyKind,
+    /// There is no certificate.
     #[error("no certificate in PEM form: {0}")]
-    Certificate(ErrorStack),
+    Certificate(BoringError),
+    /// Key and certificate do not belong together.
     #[error("the certificate belongs to another key")]
     Mismatch,
+    /// BoringSSL refuses, which only lack of memory makes it do.
     #[error("BoringSSL: {0}")]
-    Boring(#[from] ErrorStack),
+    Boring(BoringError),
+}
+
+/// What BoringSSL says.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct BoringError(ErrorStack);
+
+fn boring(error: ErrorStack) -> IdentityError {
+    IdentityError::Boring(BoringError(error))
 }
 
 impl Identity {
@@ -46,13 +61,16 @@ impl Identity {
     /// # Errors
     /// BoringSSL refuses, which only lack of memory makes it do.
     pub fn generate() -> Result<Identity, IdentityError> {
-        let key = PKey::generate(Id::ED25519)?;
-        let certificate = X509::from_der(&self_signed(&key)?)?;
-        Ok(Identity {
-            fingerprint: fingerprint_of(&key)?,
-            key,
-            certificate,
-        })
+        let generate = || {
+            let key = PKey::generate(Id::ED25519)?;
+            let certificate = X509::from_der(&self_signed(&key)?)?;
+            Ok(Identity {
+                fingerprint: fingerprint_of(&key)?,
+                key,
+                certificate,
+            })
+        };
+        generate().map_err(boring)
     }
 
     /// Reads what [`Identity::to_pem`] wrote: a PKCS#8 key and a certificate.
@@ -60,16 +78,18 @@ impl Identity {
     /// # Errors
     /// Either is missing or malformed, the key is of another kind, or they do not belong together.
     pub fn from_pem(pem: &str) -> Result<Identity, IdentityError> {
-        let key = PKey::private_key_from_pem(pem.as_bytes()).map_err(IdentityError::Key)?;
+        let key = PKey::private_key_from_pem(pem.as_bytes())
+            .map_err(|error| IdentityError::Key(BoringError(error)))?;
         if key.id() != Id::ED25519 {
             return Err(IdentityError::KeyKind);
         }
-        let certificate = X509::from_pem(pem.as_bytes()).map_err(IdentityError::Certificate)?;
-        if !certificate.public_key()?.public_eq(&key) {
+        let certificate = X509::from_pem(pem.as_bytes())
+            .map_err(|error| IdentityError::Certificate(BoringError(error)))?;
+        if !certificate.public_key().map_err(boring)?.public_eq(&key) {
             return Err(IdentityError::Mismatch);
         }
         Ok(Identity {
-            fingerprint: fingerprint_of(&key)?,
+            fingerprint: fingerprint_of(&key).map_err(boring)?,
             key,
             certificate,
         })
@@ -80,11 +100,12 @@ impl Identity {
     /// # Errors
     /// BoringSSL refuses, which only lack of memory makes it do.
     pub fn to_pem(&self) -> Result<String, IdentityError> {
-        let mut pem = self.key.private_key_to_pem_pkcs8()?;
-        pem.extend(self.certificate.to_pem()?);
+        let mut pem = self.key.private_key_to_pem_pkcs8().map_err(boring)?;
+        pem.extend(self.certificate.to_pem().map_err(boring)?);
         Ok(String::from_utf8_lossy(&pem).into_owned())
     }
 
+    /// The name of the key.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
@@ -105,7 +126,7 @@ impl Identity {
     /// # Errors
     /// BoringSSL refuses, which only lack of memory makes it do.
     pub(crate) fn key_der(&self) -> Result<Vec<u8>, IdentityError> {
-        Ok(self.key.private_key_to_der_pkcs8()?)
+        self.key.private_key_to_der_pkcs8().map_err(boring)
     }
 
     /// The certificate in DER.
@@ -113,7 +134,7 @@ impl Identity {
     /// # Errors
     /// BoringSSL refuses, which only lack of memory makes it do.
     pub(crate) fn certificate_der(&self) -> Result<Vec<u8>, IdentityError> {
-        Ok(self.certificate.to_der()?)
+        self.certificate.to_der().map_err(boring)
     }
 }
 

@@ -1,26 +1,49 @@
-//! landro: a Linux-specialised engine that moves files between hosts over QUIC on io_uring.
+//! landro: a Linux-specialised engine that moves files and streams of bytes between hosts over QUIC
+//! on io_uring, as Rust programs use it, under any async runtime or none.
 //!
-//! The layers, from the top: [`cli`] and [`daemon`] are what people run; [`engine`] starts the
-//! workers of a process; [`worker`] is one thread with one ring, where kernel, QUIC and transfer
-//! meet; [`proto`] is the transfer protocol without I/O; [`quic`] and [`tcp`] are the transports;
-//! `landro_sys` is the kernel. `docs/architecture.md` draws it.
+//! [`Engine`] runs workers of its own; its handles ([`Connection`], [`SendStream`], [`RecvStream`])
+//! leave bytes for them and take bytes from them. Futures of this crate need no runtime: whoever
+//! polls them is woken by a worker. The crate reads no environment variable and no home directory,
+//! and installs no allocator, no signal handler and no logger: it logs by `tracing`.
 //!
-//! The API is [`engine`], [`config`], and in [`api`] what programs use beside them. What is below
-//! is public only with the feature `internals`, which is for tests and benches and promises
-//! nothing.
+//! # Features
+//! - `command` (on): what the `landro` binary consists of. A program that embeds the engine does
+//!   without (`default-features = false`), and is spared the crates of a command line.
+//! - `mimalloc` (on): the allocator of that binary.
+//! - `internals`, `fuzzing`: the layers below, for this repository's own tests. They promise
+//!   nothing.
+//!
+//! # Layers
+//! From the top: `cli` and `daemon` are what people run, `api` is what programs use; `engine`
+//! starts the workers of a process; `worker` is one thread with one ring, where kernel, QUIC and
+//! transfer meet; `proto` is the transfer protocol without I/O; `quic` and `tcp` are the
+//! transports; `landro_sys` is the kernel. `docs/architecture.md` draws it.
 #![forbid(unsafe_code)]
+// The layers below are documented for who works on them, and public for tests alone.
+#![cfg_attr(not(feature = "internals"), deny(missing_docs))]
+// What the command alone uses is not dead: it has it in the build that is linted.
+#![cfg_attr(not(feature = "command"), allow(dead_code, unused_imports))]
 
-pub mod api;
+mod api;
 #[cfg(feature = "internals")]
 pub mod budget;
 #[cfg(not(feature = "internals"))]
 mod budget;
 mod carrier;
+#[cfg(feature = "command")]
+#[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "internals")]
 pub mod config;
+#[cfg(not(feature = "internals"))]
+mod config;
+#[cfg(feature = "command")]
 mod daemon;
 mod disk;
+#[cfg(feature = "internals")]
 pub mod engine;
+#[cfg(not(feature = "internals"))]
+mod engine;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod identity;
@@ -36,12 +59,15 @@ mod proto;
 pub mod quic;
 #[cfg(not(feature = "internals"))]
 mod quic;
+#[cfg(feature = "command")]
 mod signals;
 #[cfg(feature = "internals")]
 pub mod tcp;
 #[cfg(not(feature = "internals"))]
 mod tcp;
 mod worker;
+
+pub use api::*;
 
 /// Tests weigh connections as the binary does.
 #[cfg(test)]

@@ -13,12 +13,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_lite::future::{block_on, or, zip};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
-use landro::api::{
+use landro::config::QuicConfig;
+use landro::engine::{BackendChoice, Identity};
+use landro::{
     ConnectError, Connection, ConnectionError, DatagramError, Engine, PeerTrust, ReadError,
     WriteError,
 };
-use landro::config::QuicConfig;
-use landro::engine::{BackendChoice, Identity};
 use lossy::lossy;
 
 const PROTOCOL: &str = "streams-test/1";

@@ -95,7 +95,7 @@ pub struct BufferPoolStatistics {
 /// freed when they come back.
 ///
 /// ```
-/// use landro::api::BufferPool;
+/// use landro::BufferPool;
 ///
 /// let pool = BufferPool::new(8 << 20);
 /// let mut buffer = pool.take(10_000)?;
@@ -115,7 +115,7 @@ pub struct BufferPoolStatistics {
 /// assert_eq!((statistics.taken, statistics.reused), (2, 1));
 /// assert_eq!(statistics.in_use_bytes, 16_384);
 /// # drop(again);
-/// # Ok::<(), landro::api::BufferPoolError>(())
+/// # Ok::<(), landro::BufferPoolError>(())
 /// ```
 #[derive(Clone)]
 pub struct BufferPool {

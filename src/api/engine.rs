@@ -10,9 +10,10 @@ use std::thread;
 use event_listener::Event;
 
 use super::connection::Connection;
+use super::errors::StartError;
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::config::QuicConfig;
-use crate::engine::{BackendChoice, EngineError, Host, HostConfig};
+use crate::engine::{BackendChoice, Host, HostConfig};
 use crate::ids::Fingerprint;
 use crate::quic::{Identity, Trust};
 use crate::worker::{Answer, ConnectFailure};
@@ -198,16 +199,16 @@ impl EngineBuilder {
     /// # Errors
     /// No protocol has a name, or one is no name; an address cannot be had; a worker cannot be
     /// started.
-    pub fn start(self) -> Result<Engine, EngineError> {
+    pub fn start(self) -> Result<Engine, StartError> {
         let is_name = |name: &Vec<u8>| {
             (1..=255).contains(&name.len()) && name.as_slice() != crate::quic::TRANSFER_PROTOCOL
         };
         if self.protocols.is_empty() || !self.protocols.iter().all(is_name) {
-            return Err(EngineError::Protocol);
+            return Err(StartError::Protocol);
         }
         let identity = match self.identity {
             Some(identity) => identity,
-            None => Identity::generate().map_err(EngineError::NewIdentity)?,
+            None => Identity::generate().map_err(StartError::Identity)?,
         };
         let host = Host::start(HostConfig {
             workers: self.workers,
@@ -227,8 +228,8 @@ impl EngineBuilder {
 /// last is dropped, and with them all connections.
 ///
 /// ```no_run
-/// # use landro::api::{Engine, PeerTrust};
-/// # use landro::engine::Fingerprint;
+/// # use landro::{Engine, PeerTrust};
+/// # use landro::Fingerprint;
 /// # async fn example(fingerprint: Fingerprint) -> Result<(), Box<dyn std::error::Error>> {
 /// let engine = Engine::builder().protocol("example/1").workers(2).start()?;
 /// let connection = engine

@@ -1,7 +1,11 @@
-//! Why connections and streams are over, and what was not sent or read.
+//! Why no engine starts, why connections and streams are over, and what was not sent or read.
 
 use std::io;
+use std::net::SocketAddr;
 
+use crate::config::ConfigError;
+use crate::engine::EngineError;
+use crate::identity::IdentityError;
 use crate::quic::CloseReason;
 
 /// What QUIC can say as a code: 62 bits (RFC 9000 §16).
@@ -11,6 +15,48 @@ const MAX_CODE: u64 = (1 << 62) - 1;
 /// If QUIC cannot say it.
 pub(super) fn check_code(code: u64) {
     assert!(code <= MAX_CODE, "a code of QUIC has 62 bits: {code}");
+}
+
+/// Why an engine does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A protocol of the program has no name, or none that can be used.
+    #[error("a protocol needs a name of 1 to 255 bytes that is not landro/1")]
+    Protocol,
+    /// A name in the configuration means nothing, or no connection can have a value.
+    #[error("configuration of QUIC: {0}")]
+    Config(#[from] ConfigError),
+    /// A new identity cannot be made.
+    #[error("a new identity: {0}")]
+    Identity(IdentityError),
+    /// An address cannot be listened at; the text says what to do.
+    #[error("{text}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said of it.
+        kind: io::ErrorKind,
+        /// All of that in words.
+        text: String,
+    },
+    /// What the kernel, or a library below, does not let us have; the text says what to do.
+    #[error("{0}")]
+    System(String),
+}
+
+impl From<EngineError> for StartError {
+    fn from(error: EngineError) -> StartError {
+        match error {
+            EngineError::Config(error) => StartError::Config(error),
+            EngineError::Bind { addr, ref source } => StartError::Bind {
+                address: addr,
+                kind: source.kind(),
+                text: error.to_string(),
+            },
+            other => StartError::System(other.to_string()),
+        }
+    }
 }
 
 /// Why a connection is over.

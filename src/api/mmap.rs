@@ -138,7 +138,7 @@ fn open_hint(error: &io::Error) -> &'static str {
 /// async program makes them on a thread for that.
 ///
 /// ```
-/// use landro::api::{MmapError, MmapFileReader};
+/// use landro::{MmapError, MmapFileReader};
 ///
 /// # let dir = tempfile::tempdir()?;
 /// # let path = dir.path().join("file");

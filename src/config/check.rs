@@ -35,7 +35,9 @@ const MAX_WINDOW_PACKETS: usize = 20_000;
 pub struct Correction {
     /// Which value, as its method of [`QuicConfig`] is called.
     pub what: &'static str,
+    /// As it was asked for.
     pub from: String,
+    /// As it is used.
     pub to: String,
     /// The reason in one sentence.
     pub why: &'static str,

@@ -41,6 +41,7 @@ impl Diagnostics {
         }
     }
 
+    /// Whether TLS secrets are written.
     pub fn logs_keys(&self) -> bool {
         self.key_log.is_some()
     }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::{
     BBR_SAFE_INITIAL_RTT, CongestionControl, Diagnostics, ETHERNET_UDP_PAYLOAD_BYTES,
     HANDSHAKE_TIMEOUT, KEEP_ALIVE, KEY_PACKET_LIMIT, KEY_RECORD_LIMIT, LANE_PACKET_LIMIT,
-    MIN_UDP_PAYLOAD_BYTES, Profile,
+    MIN_UDP_PAYLOAD_BYTES,
 };
 
 /// Values of the QUIC transport: a profile, changed method by method.
 ///
 /// ```
-/// use landro::config::QuicConfig;
+/// use landro::QuicConfig;
 ///
 /// let config = QuicConfig::lan_optimized()
 ///     .congestion_control("bbr")
@@ -125,14 +125,6 @@ impl QuicConfig {
             initial_window_packets: 32,
             pacing: true,
             ..QuicConfig::lan_optimized()
-        }
-    }
-
-    pub fn from_profile(profile: Profile) -> QuicConfig {
-        match profile {
-            Profile::Auto => QuicConfig::auto(),
-            Profile::Lan => QuicConfig::lan_optimized(),
-            Profile::Wan => QuicConfig::wan_optimized(),
         }
     }
 

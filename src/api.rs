@@ -5,8 +5,10 @@ mod buffers;
 mod connection;
 mod engine;
 mod errors;
+mod lookup;
 mod mmap;
 mod stream;
+mod transfer;
 
 pub use buffers::{
     BufferPool, BufferPoolError, BufferPoolStatistics, MemoryPressure, PooledBuffer,
@@ -16,9 +18,15 @@ pub use engine::{ConnectError, Engine, EngineBuilder, Listener, PeerTrust};
 pub use errors::{ConnectionError, DatagramError, ReadError, StartError, WriteError};
 pub use mmap::{MmapError, MmapFileReader};
 pub use stream::{RecvStream, SendStream};
+pub use transfer::{RunningTransfer, TransferError, TransferEvent, TransferSummary};
 
-pub use crate::config::{ConfigError, CongestionControl, Correction, Diagnostics, QuicConfig};
+pub use crate::config::{
+    ConfigError, CongestionControl, Correction, Diagnostics, LaneKind, QuicConfig,
+};
 pub use crate::engine::BackendChoice;
 pub use crate::identity::{BoringError, Identity, IdentityError};
-pub use crate::ids::Fingerprint;
+pub use crate::ids::{CopyId, Fingerprint};
+pub use crate::proto::receive::MetadataOptions;
+pub use crate::proto::session::{Direction, Grant, Transfer, TransferOptions};
+pub use crate::proto::{EntryError, EntryErrorCode, EntryPlace, EntryResult, Kind};
 pub use crate::worker::ConnectionStatistics;

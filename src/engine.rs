@@ -2,6 +2,7 @@
 //! command.
 
 mod client;
+mod embedded;
 mod host;
 mod local;
 mod pursuit;
@@ -22,21 +23,38 @@ use crate::disk::leftovers;
 use crate::tcp::TcpLimits;
 use crate::worker;
 
-pub use crate::disk::leftovers::{Fate, Leftover, Removal, Sight};
+#[cfg(feature = "internals")]
+pub use crate::disk::leftovers::Leftover;
+pub use crate::disk::leftovers::{Fate, Removal, Sight};
+#[cfg(feature = "internals")]
 pub use crate::ids::Fingerprint;
-pub use crate::proto::DiskError;
-pub use crate::proto::session::{BenchWork, Direction, Grant, Request, Transfer, TransferOptions};
+#[cfg(feature = "internals")]
+pub use crate::proto::session::{BenchWork, Direction, Request, Transfer, TransferOptions};
+pub use crate::proto::{DiskError, session::Grant};
+#[cfg(feature = "internals")]
 pub use crate::proto::{
     EntryError, EntryErrorCode, EntryResult, Event, Kind, Meta, Mtime, Outcome, SessionError,
     SessionErrorCode, Totals,
 };
-pub use crate::quic::{Identity, QuicError};
-pub use crate::worker::{Authorize, Carried, ClientEvent, Ended, PeerAccess, TransportStats};
+pub use crate::quic::Identity;
+#[cfg(feature = "internals")]
+pub use crate::quic::QuicError;
+#[cfg(feature = "internals")]
+pub use crate::worker::Authorize;
+pub use crate::worker::{Carried, ClientEvent, Ended, PeerAccess, TransportStats};
 pub use client::{Client, ClientConfig};
-pub(crate) use host::{Host, HostConfig};
+pub(crate) use embedded::{Embedded, EmbeddedConfig, RunningCount, ServedDirectory};
 pub use local::LocalCopy;
 pub use pursuit::Persistence;
 pub use server::{ServeConfig, Server, ShutdownError};
+
+/// Data streams of one transfer (`ParallelTransferConfig`'s default).
+pub const DEFAULT_STREAMS: u8 = 16;
+
+/// Workers where nobody says how many.
+pub fn one_per_core() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(255))
+}
 
 /// Which I/O backend to run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -1,25 +1,24 @@
 //! The workers of a program, and how connections begin.
 
 use std::fmt;
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-
-use event_listener::Event;
 
 use super::connection::Connection;
 use super::errors::StartError;
+use super::lookup::Lookup;
+use super::transfer::RunningTransfer;
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::config::QuicConfig;
-use crate::engine::{BackendChoice, Host, HostConfig};
+use crate::engine::{BackendChoice, Embedded, EmbeddedConfig, ServedDirectory};
 use crate::ids::Fingerprint;
+use crate::proto::session::{Grant, Transfer};
 use crate::quic::{Identity, Trust};
-use crate::worker::{Answer, ConnectFailure};
+use crate::worker::{Answer, Authorize, ConnectFailure, PeerAccess};
 
-/// Names that are looked up at a time, each by a thread of its own: the resolver of libc blocks.
-const LOOKUPS_MAX: usize = 32;
+/// What a program speaks that does not say.
+const DEFAULT_PROTOCOL: &[u8] = b"landro-streams/1";
 
 /// Whose key is accepted in a handshake.
 #[derive(Clone)]
@@ -121,7 +120,6 @@ fn shown_key(shown: &Option<Fingerprint>) -> String {
 }
 
 /// What an engine is to be. Made by [`Engine::builder`].
-#[derive(Debug)]
 #[must_use = "nothing runs before `start`"]
 pub struct EngineBuilder {
     quic: QuicConfig,
@@ -132,6 +130,7 @@ pub struct EngineBuilder {
     listen: Vec<SocketAddr>,
     trust: PeerTrust,
     protocols: Vec<Vec<u8>>,
+    served: Option<ServedDirectory>,
 }
 
 impl EngineBuilder {
@@ -187,30 +186,57 @@ impl EngineBuilder {
     }
 
     /// The name of a protocol of the program (ALPN, RFC 7301), of 1 to 255 bytes; may be called
-    /// again for others, in the order of preference. At least one is needed. `landro/1` is the
-    /// engine's own and is refused.
+    /// again for others, in the order of preference. `landro/1` is the engine's own and is refused.
+    /// Default: `landro-streams/1`, for programs whose peers are of one kind.
     pub fn protocol(mut self, name: impl Into<Vec<u8>>) -> EngineBuilder {
         self.protocols.push(name.into());
+        self
+    }
+
+    /// Serves a directory, and what is below it, to `landro cp` and to [`Engine::transfer`], at the
+    /// addresses that are listened at, over QUIC and over TLS on TCP. `access` says what a peer may
+    /// do; `None`: nothing. It runs on a worker and may not block. It decides about transfers alone,
+    /// and [`EngineBuilder::accept`] about the program's own protocols.
+    pub fn serve(
+        mut self,
+        root: impl Into<PathBuf>,
+        access: impl Fn(&Fingerprint) -> Option<Grant> + Send + Sync + 'static,
+    ) -> EngineBuilder {
+        let authorize: Authorize = Arc::new(move |peer| {
+            access(peer).map(|access| PeerAccess {
+                access,
+                path: None,
+                clear: false,
+            })
+        });
+        self.served = Some(ServedDirectory {
+            root: root.into(),
+            authorize,
+        });
         self
     }
 
     /// Binds, and starts the workers.
     ///
     /// # Errors
-    /// No protocol has a name, or one is no name; an address cannot be had; a worker cannot be
+    /// A protocol has no name that can be used; an address cannot be had; a worker cannot be
     /// started.
     pub fn start(self) -> Result<Engine, StartError> {
         let is_name = |name: &Vec<u8>| {
             (1..=255).contains(&name.len()) && name.as_slice() != crate::quic::TRANSFER_PROTOCOL
         };
-        if self.protocols.is_empty() || !self.protocols.iter().all(is_name) {
+        if !self.protocols.iter().all(is_name) {
             return Err(StartError::Protocol);
         }
+        let protocols = match self.protocols.is_empty() {
+            true => vec![DEFAULT_PROTOCOL.to_vec()],
+            false => self.protocols,
+        };
         let identity = match self.identity {
             Some(identity) => identity,
             None => Identity::generate().map_err(StartError::Identity)?,
         };
-        let host = Host::start(HostConfig {
+        let embedded = Embedded::start(EmbeddedConfig {
             workers: self.workers,
             backend: self.backend,
             quic: self.quic,
@@ -218,9 +244,10 @@ impl EngineBuilder {
             identity,
             listen: self.listen,
             trust: self.trust.into_trust(),
-            protocols: self.protocols,
+            protocols,
+            served: self.served,
         })?;
-        Ok(Engine(Arc::new(host)))
+        Ok(Engine(Arc::new(embedded)))
     }
 }
 
@@ -238,7 +265,7 @@ impl EngineBuilder {
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct Engine(Arc<Host>);
+pub struct Engine(Arc<Embedded>);
 
 impl Engine {
     /// An engine that is not started yet.
@@ -252,6 +279,7 @@ impl Engine {
             listen: Vec::new(),
             trust: PeerTrust::OneOf(Vec::new()),
             protocols: Vec::new(),
+            served: None,
         }
     }
 
@@ -274,9 +302,10 @@ impl Engine {
     /// nobody hears of it.
     pub async fn connect(&self, to: &str, trust: PeerTrust) -> Result<Connection, ConnectError> {
         let name = to.to_owned();
-        let addresses = look_up(&name).await?;
+        let addresses = Lookup::begin(&name)?.addresses().await?;
         let answer = self
             .0
+            .host()
             .connect(addresses, trust.into_trust())
             .map_err(|error| ConnectError::Setup(error.to_string()))?;
         let waits = Waits(answer);
@@ -306,6 +335,37 @@ impl Engine {
         }
     }
 
+    /// Copies files to a daemon, or from it. Begins at once, on workers of its own, and goes on
+    /// where another such transfer was cut short; a connection that is lost is made again, for 15
+    /// minutes as long as nothing comes of it. `trust`: of the daemon at `to`, a `HOST:PORT`.
+    ///
+    /// What the daemon takes or gives, its own configuration says; here files are read and written
+    /// with the rights of this process. An error is a result of the [`RunningTransfer`].
+    ///
+    /// ```no_run
+    /// # use landro::{Direction, Engine, PeerTrust, Transfer, TransferOptions};
+    /// # async fn example(trust: PeerTrust) -> Result<(), Box<dyn std::error::Error>> {
+    /// let engine = Engine::builder().start()?;
+    /// let transfer = Transfer {
+    ///     direction: Direction::Push,
+    ///     sources: vec!["/srv/photos".into()],
+    ///     target: "backup".into(),
+    ///     options: TransferOptions::default(),
+    /// };
+    /// let summary = engine.transfer("host:4433", trust, transfer).result().await?;
+    /// println!("{} files", summary.files);
+    /// # Ok(()) }
+    /// ```
+    pub fn transfer(&self, to: &str, trust: PeerTrust, transfer: Transfer) -> RunningTransfer {
+        RunningTransfer::start(&self.0, to, trust.into_trust(), transfer)
+    }
+
+    /// Has what [`EngineBuilder::serve`] was given asked again about everybody who is in: who may
+    /// not any more is sent away.
+    pub fn reauthorise(&self) {
+        self.0.reauthorise();
+    }
+
     /// What accepts at the addresses that the builder was given.
     pub fn listener(&self) -> Listener {
         Listener(self.0.clone())
@@ -313,17 +373,17 @@ impl Engine {
 
     /// Our key, as peers name it.
     pub fn fingerprint(&self) -> Fingerprint {
-        self.0.identity().fingerprint()
+        self.0.host().identity().fingerprint()
     }
 
     /// What the workers run on, `io_uring` or `poll`, and why.
     pub fn backend(&self) -> (String, String) {
-        let (backend, why) = self.0.backend();
+        let (backend, why) = self.0.host().backend();
         (backend.to_string(), why.to_owned())
     }
 
-    /// Closes all connections with code 0 and waits for the workers to end, five seconds at most.
-    /// Blocks. Bytes that the peer has not acknowledged may be lost: [`SendStream::delivered`]
+    /// Closes all connections with code 0, cancels transfers, and waits for the workers to end,
+    /// eight seconds at most. Blocks. Bytes that the peer has not acknowledged may be lost: [`SendStream::delivered`]
     /// waits for them.
     ///
     /// [`SendStream::delivered`]: super::SendStream::delivered
@@ -350,7 +410,7 @@ impl Drop for Waits {
 /// Accepts connections of peers that the builder's [`EngineBuilder::accept`] lets in. A clone
 /// takes from the same queue.
 #[derive(Clone)]
-pub struct Listener(Arc<Host>);
+pub struct Listener(Arc<Embedded>);
 
 impl Listener {
     /// The next connection. `None`: the engine was shut down.
@@ -385,58 +445,10 @@ impl fmt::Debug for Listener {
     }
 }
 
-static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
-
-/// One look-up's part of [`LOOKUPS_MAX`].
-struct Lookup;
-
-impl Lookup {
-    fn begin() -> Option<Lookup> {
-        let lookup = Lookup;
-        (LOOKUPS.fetch_add(1, Ordering::Relaxed) < LOOKUPS_MAX).then_some(lookup)
-    }
-}
-
-impl Drop for Lookup {
-    fn drop(&mut self) {
-        LOOKUPS.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The addresses of `HOST:PORT`.
-async fn look_up(name: &str) -> Result<Vec<SocketAddr>, ConnectError> {
-    if let Ok(address) = name.parse() {
-        return Ok(vec![address]);
-    }
-    let lookup = Lookup::begin().ok_or(ConnectError::Busy)?;
-    let found = Arc::new((std::sync::Mutex::new(None), Event::new()));
-    let (tell, host) = (found.clone(), name.to_owned());
-    let looked_up = thread::Builder::new()
-        .name("landro-lookup".to_owned())
-        .spawn(move || {
-            let _lookup = lookup;
-            let addresses: io::Result<Vec<SocketAddr>> =
-                host.to_socket_addrs().map(Iterator::collect);
-            if let Ok(mut found) = tell.0.lock() {
-                *found = Some(addresses);
-            }
-            tell.1.notify(usize::MAX);
-        });
-    let not_found = |why: &dyn fmt::Display| ConnectError::Name {
-        name: name.to_owned(),
-        why: why.to_string(),
-    };
-    looked_up.map_err(|error| not_found(&error))?;
-    loop {
-        let changed = found.1.listen();
-        let addresses = found.0.lock().ok().and_then(|mut found| found.take());
-        match addresses {
-            Some(Ok(addresses)) if addresses.is_empty() => {
-                return Err(not_found(&"it has no address"));
-            }
-            Some(Ok(addresses)) => return Ok(addresses),
-            Some(Err(error)) => return Err(not_found(&error)),
-            None => changed.await,
-        }
+impl fmt::Debug for EngineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineBuilder")
+            .field("listen", &self.listen)
+            .finish_non_exhaustive()
     }
 }

@@ -18,16 +18,13 @@ use landro_sys::Bind;
 use crate::budget::MIN_MEMORY_BUDGET_BYTES;
 use crate::cli::escape;
 use crate::config::{BBR_SAFE_INITIAL_RTT, LaneCount, LaneKinds, QuicConfig};
-use crate::engine::{BackendChoice, Persistence};
+use crate::engine::{BackendChoice, DEFAULT_STREAMS, Persistence};
 use crate::ids::Fingerprint;
 use crate::proto::bench::MAX_BENCH;
 use crate::proto::session::PATIENCE;
 use crate::proto::wire::MAX_ECHO_BYTES;
 use listen::Listen;
 use route::RouteError;
-
-/// Data streams of one transfer (`ParallelTransferConfig`'s default).
-pub const DEFAULT_STREAMS: u8 = 16;
 
 /// Moves files between Linux hosts over QUIC and TLS, on io_uring.
 #[derive(Parser, Debug)]

@@ -9,14 +9,16 @@ use landro_sys::Bind;
 
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::config::LaneCount;
-use crate::engine::{Client, ClientConfig, ClientEvent, Ended, Identity, Persistence};
+use crate::engine::{
+    Client, ClientConfig, ClientEvent, DEFAULT_STREAMS, Ended, Identity, Persistence,
+};
 use crate::ids::Fingerprint;
 use crate::proto::session::Request;
 use crate::proto::{CancelReason, Outcome, Totals};
 use crate::signals::Signals;
 
 use super::args::url::DaemonName;
-use super::args::{BindArgs, DEFAULT_STREAMS, EngineArgs, TrustArgs};
+use super::args::{BindArgs, EngineArgs, TrustArgs};
 use super::diagnostics;
 use super::exit::CliError;
 use super::resolve;

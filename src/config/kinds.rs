@@ -26,6 +26,7 @@ impl LaneKind {
         }
     }
 
+    /// Whether TCP is below it.
     pub fn is_over_tcp(self) -> bool {
         match self {
             LaneKind::Quic => false,

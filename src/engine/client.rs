@@ -279,7 +279,7 @@ impl Trying {
                 service: None,
                 added_lanes: Some(added_lanes),
                 digests: None,
-                incoming: None,
+                programs: None,
             },
         );
         let trust_refused = Arc::new(Mutex::new(None));

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use landro_sys::{Backend, Caps, Pool};
@@ -15,15 +14,10 @@ use crate::budget::Budget;
 use crate::config::{LaneKind, LaneKinds, QuicConfig};
 use crate::ids::WorkerId;
 use crate::quic::{Identity, QuicError, Secrets, Setup, TicketKeys, Trust};
-use crate::worker::{AcceptQueue, Answer, ConnectStart, ListenAt, Mail, Owed, Shared, WorkerParts};
+use crate::worker::{Answer, ConnectStart, ListenAt, Mail, Owed, Programs, Shared, WorkerParts};
 
 /// How long workers that are to end tell their peers.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
-
-/// A worker that has not ended by then waits for the kernel, and nobody waits for it.
-const SHUTDOWN_AT_MOST: Duration = Duration::from_secs(5);
-
-const JOIN_PAUSE: Duration = Duration::from_millis(1);
 
 /// What workers for handles are to be.
 pub(crate) struct HostConfig {
@@ -32,11 +26,9 @@ pub(crate) struct HostConfig {
     pub quic: QuicConfig,
     pub memory_budget_bytes: u64,
     pub identity: Identity,
-    /// Where peers are let in, whom, and what they may ask for. Empty: nobody is.
+    /// Where peers are let in. Empty: nobody is, here.
     pub listen: Vec<SocketAddr>,
-    pub trust: Trust,
-    /// Names of protocols (RFC 7301), in the order of preference.
-    pub protocols: Vec<Vec<u8>>,
+    pub programs: Programs,
 }
 
 /// Workers that run. They are told to end when this is dropped.
@@ -49,7 +41,6 @@ pub(crate) struct Host {
     quic: QuicConfig,
     identity: Identity,
     protocols: Vec<Vec<u8>>,
-    incoming: Arc<AcceptQueue>,
     next: AtomicUsize,
 }
 
@@ -74,7 +65,7 @@ impl Host {
             config.quic.receive_window_bytes,
         );
         let pool_buffers = budget.pool_bytes_per_worker() as usize / Pool::BUFFER_BYTES;
-        let incoming = Arc::<AcceptQueue>::default();
+        let protocols = config.programs.protocols.clone();
         let (shared, inboxes) = share(
             workers,
             Sharing {
@@ -87,7 +78,7 @@ impl Host {
                 service: None,
                 added_lanes: None,
                 digests: None,
-                incoming: Some(incoming.clone()),
+                programs: Some(config.programs),
             },
         );
         let tickets = TicketKeys::random()?;
@@ -98,13 +89,12 @@ impl Host {
             backend: chosen.backend(),
             backend_reason: chosen.reason,
             quic: config.quic.clone(),
-            identity: config.identity.clone(),
-            protocols: config.protocols.clone(),
-            incoming,
+            identity: config.identity,
+            protocols,
             next: AtomicUsize::new(0),
         };
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
-            let listen = listening(&config, &tickets, sockets)?;
+            let listen = host.listening(&tickets, sockets)?;
             // Unpinned: the cores are the embedding program's.
             let started = spawn(WorkerParts {
                 id: WorkerId(number as u8),
@@ -137,10 +127,6 @@ impl Host {
         &self.identity
     }
 
-    pub(crate) fn incoming(&self) -> &Arc<AcceptQueue> {
-        &self.incoming
-    }
-
     /// Has a worker connect to a peer's addresses, the next one each time.
     ///
     /// # Errors
@@ -165,20 +151,31 @@ impl Host {
         Ok(answer)
     }
 
-    /// Closes all connections and waits for the workers to end, for some seconds at most.
-    pub fn shut_down(&self) {
-        self.tell_to_end();
-        let until = now() + SHUTDOWN_AT_MOST;
-        while now() < until && self.threads.iter().any(WorkerThread::is_running) {
-            thread::sleep(JOIN_PAUSE);
+    fn listening(&self, tickets: &TicketKeys, sockets: Sockets) -> Result<ListenAt, EngineError> {
+        let mut at = ListenAt::default();
+        let Some(programs) = &self.shared.programs else {
+            return Ok(at);
+        };
+        for socket in sockets.udp {
+            let trust = programs.trust.clone();
+            let mut setup = Setup::server(&self.identity, trust, &self.quic, tickets)?;
+            setup.tell_on_link(landro_sys::is_on_link);
+            setup.speak(&programs.protocols)?;
+            at.udp.push((socket, setup));
         }
+        Ok(at)
     }
 
-    fn tell_to_end(&self) {
+    /// Whether a worker has not ended yet.
+    pub fn is_running(&self) -> bool {
+        self.threads.iter().any(WorkerThread::is_running)
+    }
+
+    /// Has all connections closed, and the workers end.
+    pub fn tell_to_end(&self) {
         for worker in (0..self.shared.workers).map(WorkerId) {
             self.shared.insist(worker, Mail::Shutdown(SHUTDOWN_GRACE));
         }
-        self.incoming.end();
     }
 }
 
@@ -186,20 +183,4 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.tell_to_end();
     }
-}
-
-fn listening(
-    config: &HostConfig,
-    tickets: &TicketKeys,
-    sockets: Sockets,
-) -> Result<ListenAt, EngineError> {
-    let mut at = ListenAt::default();
-    for socket in sockets.udp {
-        let trust = config.trust.clone();
-        let mut setup = Setup::server(&config.identity, trust, &config.quic, tickets)?;
-        setup.tell_on_link(landro_sys::is_on_link);
-        setup.speak(&config.protocols)?;
-        at.udp.push((socket, setup));
-    }
-    Ok(at)
 }

@@ -18,10 +18,11 @@ use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::{Digests, ServedRoot};
 use crate::ids::WorkerId;
-use crate::quic::{Identity, Secrets, Setup, TicketKeys, Trust};
+use crate::quic::{Identity, Secrets, Setup, TRANSFER_PROTOCOL, TicketKeys, Trust};
 use crate::tcp::{ClearPasses, TcpSetup};
 use crate::worker::{
-    Authorize, ListenAt, Mail, Mailbox, OwnAddresses, Service, Shared, TransportStats, WorkerParts,
+    Authorize, ListenAt, Mail, Mailbox, OwnAddresses, Programs, Service, Shared, TransportStats,
+    WorkerParts,
 };
 
 /// How long a daemon that is told to stop tells its peers.
@@ -85,7 +86,16 @@ impl Server {
     /// # Errors
     /// When an address or the root cannot be had, a worker cannot set up its ring, or the
     /// configuration is impossible.
-    pub fn start(mut config: ServeConfig) -> Result<Server, EngineError> {
+    pub fn start(config: ServeConfig) -> Result<Server, EngineError> {
+        Server::start_with(config, None)
+    }
+
+    /// As [`Server::start`], for a program that may have protocols of its own beside `landro/1`, on
+    /// the same ports over QUIC.
+    pub(crate) fn start_with(
+        mut config: ServeConfig,
+        programs: Option<Programs>,
+    ) -> Result<Server, EngineError> {
         config.quic = checked(config.quic)?;
         demand_calls()?;
         raise_open_files();
@@ -122,7 +132,7 @@ impl Server {
                 service: Some(service),
                 added_lanes: None,
                 digests: remembering(config.digest_cache.as_deref())?,
-                incoming: None,
+                programs,
             },
         );
         let tickets = TicketKeys::random()?;
@@ -130,7 +140,9 @@ impl Server {
         let (mut threads, mut no_ring) = (Vec::new(), Vec::new());
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
             let listen = listening(&config, &tickets, sockets, is_tls_in_kernel, &shared)?;
-            let core = (usize::from(workers) <= cores.len()).then(|| cores[number % cores.len()]);
+            // The cores of a program are its own.
+            let is_pinned = shared.programs.is_none() && usize::from(workers) <= cores.len();
+            let core = is_pinned.then(|| cores[number % cores.len()]);
             let started = spawn(WorkerParts {
                 id: WorkerId(number as u8),
                 backend: chosen.wish,
@@ -188,6 +200,19 @@ impl Server {
         self.shared.mailboxes.iter().map(ask).collect()
     }
 
+    /// Whether a worker has not ended yet.
+    pub(crate) fn is_running(&self) -> bool {
+        self.threads.iter().any(WorkerThread::is_running)
+    }
+
+    /// Has peers told, and the workers end.
+    pub(crate) fn tell_to_end(&self) {
+        for worker in 0..self.shared.workers {
+            self.shared
+                .insist(WorkerId(worker), Mail::Shutdown(SHUTDOWN_GRACE));
+        }
+    }
+
     /// Tells peers, waits for the workers (at most some seconds); gives what all connections did.
     /// After [`ShutdownError::Stuck`] the process is to end: the threads of those workers run on.
     ///
@@ -195,11 +220,8 @@ impl Server {
     /// What a worker failed with, if one did, or who did not end.
     pub fn shutdown(self) -> Result<TransportStats, ShutdownError> {
         let until = now() + SHUTDOWN_AT_MOST;
-        for worker in 0..self.shared.workers {
-            self.shared
-                .insist(WorkerId(worker), Mail::Shutdown(SHUTDOWN_GRACE));
-        }
-        while now() < until && self.threads.iter().any(WorkerThread::is_running) {
+        self.tell_to_end();
+        while now() < until && self.is_running() {
             thread::sleep(JOIN_PAUSE);
         }
         let (stuck, ended): (Vec<_>, Vec<_>) =
@@ -280,7 +302,7 @@ fn listening(
 ) -> Result<ListenAt, EngineError> {
     let mut at = ListenAt::default();
     for socket in sockets.udp {
-        at.udp.push((socket, accepting(config, tickets)?));
+        at.udp.push((socket, accepting(config, tickets, shared)?));
     }
     for listener in sockets.tcp {
         let limits = tcp_limits(&config.quic);
@@ -311,10 +333,27 @@ fn trust(config: &ServeConfig) -> Trust {
     Arc::new(move |peer| authorize(peer).is_some())
 }
 
-/// How connections are accepted: from those who are authorised.
-fn accepting(config: &ServeConfig, tickets: &TicketKeys) -> Result<Setup, EngineError> {
-    let mut setup = Setup::server(&config.identity, trust(config), &config.quic, tickets)?;
+/// How connections are accepted: from those who are authorised, or whom the embedding program
+/// trusts. Which it is is asked again when the handshake has named the protocol.
+fn accepting(
+    config: &ServeConfig,
+    tickets: &TicketKeys,
+    shared: &Shared,
+) -> Result<Setup, EngineError> {
+    let trust = trust(config);
+    let trust: Trust = match &shared.programs {
+        None => trust,
+        Some(programs) => {
+            let of_program = programs.trust.clone();
+            Arc::new(move |peer| trust(peer) || of_program(peer))
+        }
+    };
+    let mut setup = Setup::server(&config.identity, trust, &config.quic, tickets)?;
     setup.tell_on_link(landro_sys::is_on_link);
+    if let Some(programs) = &shared.programs {
+        let own = std::iter::once(TRANSFER_PROTOCOL.to_vec());
+        setup.speak(&own.chain(programs.protocols.clone()).collect::<Vec<_>>())?;
+    }
     Ok(setup)
 }
 

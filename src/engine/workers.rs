@@ -15,7 +15,7 @@ use crate::disk::Digests;
 use crate::quic::Secrets;
 use crate::tcp::TcpSetup;
 use crate::worker::{
-    AcceptQueue, BackendWish, Mail, Mailbox, Pulse, Refusals, Service, Shared, StreamDescriptors,
+    BackendWish, Mail, Mailbox, Programs, Pulse, Refusals, Service, Shared, StreamDescriptors,
     Worker, WorkerParts,
 };
 
@@ -78,7 +78,7 @@ pub(super) struct Sharing {
     pub added_lanes: Option<TcpSetup>,
     pub digests: Option<Arc<Digests>>,
     /// Set where protocols of the embedding program are accepted.
-    pub incoming: Option<Arc<AcceptQueue>>,
+    pub programs: Option<Programs>,
 }
 
 pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver<Mail>>) {
@@ -92,7 +92,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         service,
         added_lanes,
         digests,
-        incoming,
+        programs,
     } = sharing;
     let (mailboxes, inboxes) = (0..workers)
         .map(|_| {
@@ -131,7 +131,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         descriptors: StreamDescriptors::of_this_process(workers),
         settler,
         digests,
-        incoming,
+        programs,
         refusals: Refusals::default(),
         served: Mutex::default(),
     };

@@ -166,10 +166,14 @@ pub struct Mtime {
     pub nanoseconds: u32,
 }
 
+/// What an entry of a tree is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
+    /// Its data is what counts.
     File,
+    /// Its entries are.
     Directory,
+    /// Its text is.
     Symlink,
     /// Socket, FIFO or device: never sent, only warned about.
     Special,

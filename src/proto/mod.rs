@@ -461,9 +461,12 @@ pub enum Verb {
     Bench,
 }
 
+/// What became of one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryResult {
+    /// It is there.
     Done {
+        /// Bytes of it that were there before.
         resumed_bytes: u64,
     },
     /// Size and mtime already matched, or the symlink's target.
@@ -473,6 +476,7 @@ pub enum EntryResult {
 }
 
 impl EntryResult {
+    /// It is not there.
     pub fn failed(error: EntryError) -> EntryResult {
         EntryResult::Failed(Box::new(error))
     }
@@ -481,11 +485,13 @@ impl EntryResult {
 /// Why one entry failed, wherever it happened; travels on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryError {
+    /// Of what kind it is.
     pub code: EntryErrorCode,
     /// 0 where no system call failed.
     pub errno: i32,
     /// What is wrong, for people; neither path nor side, which who shows it knows better.
     pub text: String,
+    /// Where it happened.
     pub place: EntryPlace,
     /// The system call; empty where none failed.
     pub call: String,
@@ -496,10 +502,13 @@ pub struct EntryError {
 /// At which end of an entry's way something happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryPlace {
+    /// Where it is copied from.
     Source,
+    /// Where it is copied to.
     Destination,
 }
 
+/// Of what kind the error of an entry is; travels on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryErrorCode {
     /// The source could not be read, vanished, or changed while it was read.

@@ -93,18 +93,22 @@ pub struct Limits {
 /// What the server lets this client do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
+    /// To copy from it, and list.
     pub read: bool,
+    /// To copy to it.
     pub write: bool,
 }
 
 /// Files that go from one place to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transfer {
+    /// Which of both sides sends.
     pub direction: Direction,
     /// Paths on the side that sends.
     pub sources: Vec<Bytes>,
     /// A path on the side that receives.
     pub target: Bytes,
+    /// How files are put in place.
     pub options: TransferOptions,
 }
 
@@ -137,6 +141,7 @@ pub struct TransferOptions {
     pub follow_named: bool,
     /// A file that grows while it is read fails; else what it held at first is copied.
     pub no_growing: bool,
+    /// What becomes of modes and times.
     pub metadata: MetadataOptions,
     /// Bits per second that the sender keeps below.
     pub bwlimit_bps: Option<u64>,

@@ -29,7 +29,7 @@ mod whereabouts;
 mod tests;
 
 pub use crate::carrier::{ALPN as TRANSFER_PROTOCOL, Alpn, CloseReason, ConnState};
-pub use crate::identity::{Identity, IdentityError, Trust};
+pub use crate::identity::{Identity, Trust};
 pub use app_streams::{DatagramRefusal, SendState, StreamDirection};
 pub use conn::{Accept, Conn, Connect};
 pub use kept::STOPPED_MAX;

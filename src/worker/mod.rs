@@ -66,6 +66,7 @@ pub use limits::{ADDED_LANE_IDLE, LINGER};
 pub use local::copy_locally;
 pub use mailbox::{Mail, Mailbox};
 pub use pulse::Pulse;
+pub(crate) use shared::Programs;
 pub use shared::{Authorize, OwnAddresses, PeerAccess, Refusals, Service, Shared};
 pub use stats::{Carried, TransportStats};
 

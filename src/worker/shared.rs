@@ -17,6 +17,7 @@ use crate::ids::{Fingerprint, SessionId, WorkerId};
 use crate::proto::clear::ClearSecret;
 use crate::proto::session::Grant;
 use crate::quic::Secrets;
+use crate::quic::Trust;
 use crate::tcp::{ClearPass, TcpSetup};
 
 /// What a peer may do, and the sub-directory of the root it is confined to.
@@ -38,6 +39,15 @@ pub struct Service {
     pub addresses: OwnAddresses,
     /// Whose access says so may have lanes in the clear.
     pub allow_clear: bool,
+}
+
+/// Protocols of the embedding program, and whom it speaks them with.
+pub(crate) struct Programs {
+    /// Names (RFC 7301), in the order of preference.
+    pub(crate) protocols: Vec<Vec<u8>>,
+    pub(crate) trust: Trust,
+    /// Where connections wait to be accepted.
+    pub(crate) incoming: Arc<AcceptQueue>,
 }
 
 /// The addresses of interfaces are looked up anew after so long: it costs a netlink dump, and a
@@ -119,7 +129,7 @@ pub struct Shared {
     /// Set for a daemon that is to remember values of chunks.
     pub digests: Option<Arc<Digests>>,
     /// Set where protocols of the embedding program are accepted.
-    pub(crate) incoming: Option<Arc<AcceptQueue>>,
+    pub(crate) programs: Option<Programs>,
     pub refusals: Refusals,
     /// What a daemon's connections did, once they have ended.
     pub served: Mutex<TransportStats>,

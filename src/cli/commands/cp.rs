@@ -22,7 +22,7 @@ use crate::cli::output::shown::ShownPaths;
 use crate::cli::output::stats::ConnectionSeen;
 use crate::cli::say::{speaks_utf8, without_numbers};
 use crate::config::{LaneCount, LaneKind};
-use crate::engine::{ClientEvent, Ended, LocalCopy, Persistence, now};
+use crate::engine::{ClientEvent, Ended, LocalCopy, Persistence, now, one_per_core};
 use crate::ids::{CopyId, Fingerprint};
 use crate::proto::Outcome;
 use crate::proto::receive::MetadataOptions;
@@ -448,7 +448,7 @@ fn workers(args: &CpArgs) -> usize {
     let each = || match args.clear {
         // These have one worker, whatever there is.
         true => 1,
-        false => args.lanes.lanes().min(super::serve::one_per_core()),
+        false => args.lanes.lanes().min(one_per_core()),
     };
     args.workers.map_or_else(each, usize::from)
 }

@@ -14,6 +14,7 @@ use crate::cli::{diagnostics, trust};
 use crate::config::LaneKind;
 use crate::daemon::policy::Restrict;
 use crate::daemon::{self, Options};
+use crate::engine::one_per_core;
 
 pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
     if args.allow_clear && !args.engine.lane_kinds.has(LaneKind::Tls) {
@@ -80,10 +81,6 @@ fn absolute(path: &Path) -> PathBuf {
 
 /// Cores this process may use: its affinity and its cgroup's quota count. A connection id has room
 /// for 255.
-pub(super) fn one_per_core() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(255))
-}
-
 fn listen(args: &ServeArgs) -> Vec<SocketAddr> {
     if args.listen.is_empty() {
         return vec![everywhere(DEFAULT_PORT)];

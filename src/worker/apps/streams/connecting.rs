@@ -9,6 +9,7 @@ use std::time::Instant;
 use landro_sys::{UdpOptions, UdpSocket};
 
 use crate::ids::Fingerprint;
+use crate::proto::lanes::code;
 use crate::quic::{CloseReason, Setup};
 use crate::worker::Worker;
 use crate::worker::addresses::{AddressStep, Addresses};
@@ -214,16 +215,23 @@ impl Worker {
 
     /// A peer's handshake is complete, in which it asked for a protocol of the embedding program.
     pub(crate) fn streams_arrived(&mut self, key: usize, peer: Fingerprint) {
+        let programs = self.io.shared.programs.as_ref();
+        let incoming = programs.map(|programs| Arc::clone(&programs.incoming));
+        // The handshake, resumed or not, lets those in, too, who may only transfer files.
+        if !programs.is_some_and(|programs| (programs.trust)(&peer)) {
+            let reason = "not let in for this protocol";
+            return self
+                .connections
+                .close(&self.io, key, code::UNAUTHORISED, reason);
+        }
         let Some((hold, app)) = self.attach(key, peer) else {
             return;
         };
-        // The handshake asked whether it is trusted, resumed or not.
         self.connections.decide(&self.io, key, app, true);
         if let Some(connection) = self.connections.get_mut(key) {
             connection.deadline = None;
         }
         let share = self.connections.share_of(&self.io, &peer);
-        let incoming = self.io.shared.incoming.clone();
         match (share, incoming) {
             (PeerShare::Beyond, _) => self.connections.close(&self.io, key, 0, TOO_MANY),
             (PeerShare::FarBeyond, _) => self.connections.evict(&mut self.io, key, TOO_MANY),

@@ -18,7 +18,7 @@ pub use engine::{ConnectError, Engine, EngineBuilder, Listener, PeerTrust};
 pub use errors::{ConnectionError, DatagramError, ReadError, StartError, WriteError};
 pub use mmap::{MmapError, MmapFileReader};
 pub use stream::{RecvStream, SendStream};
-pub use transfer::{RunningTransfer, TransferError, TransferEvent, TransferSummary};
+pub use transfer::{ListedEntry, RunningTransfer, TransferError, TransferEvent, TransferSummary};
 
 pub use crate::config::{
     ConfigError, CongestionControl, Correction, Diagnostics, LaneKind, QuicConfig,

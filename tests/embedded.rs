@@ -376,6 +376,71 @@ fn the_command_is_the_same(name: &'static str) {
     assert_eq!(fs::read(to).unwrap(), b"text");
 }
 
+fn pieces_of_files_are_read(name: &'static str) {
+    let both = Both::new(name);
+    let data = both.write("f", (5 << 20) + 77);
+    fs::create_dir(both.root.path().join("d")).unwrap();
+    fs::write(both.root.path().join("d/f"), &data).unwrap();
+    fs::write(both.root.path().join("d/empty"), b"").unwrap();
+    std::os::unix::fs::symlink("f", both.root.path().join("d/link")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", both.root.path().join("d/out")).unwrap();
+    let sparse = fs::File::create(both.root.path().join("d/sparse")).unwrap();
+    sparse.set_len(3 << 30).unwrap();
+    let trust = || PeerTrust::Pinned(both.serves.fingerprint());
+    let read = |path: &str, range| block_on(both.copies.read_range(&both.at, trust(), path, range));
+    let size = data.len() as u64;
+    for (from, to) in [
+        (0, 10),
+        ((1 << 20) - 3, (2 << 20) + 9),
+        (size - 5, size + 5),
+        (0, u64::MAX),
+        (size, size + 1),
+        (7, 7),
+    ] {
+        let expected = &data[from as usize..to.min(size).max(from) as usize];
+        assert!(read("d/f", from..to).unwrap() == expected, "{from}..{to}");
+    }
+    assert!(read("d/link", 0..100).unwrap() == data[..100]);
+    assert!(read("d/empty", 0..100).unwrap().is_empty());
+    let far = read("d/sparse", (2 << 30)..(2 << 30) + 100).unwrap();
+    assert!(far == vec![0; 100]);
+    for missing in [("d", 0..1), ("d/none", 0..1), ("d/f", size + 1..size + 2)] {
+        let refused = read(missing.0, missing.1);
+        assert!(
+            matches!(refused, Err(TransferError::NotFound(_))),
+            "{refused:?}"
+        );
+    }
+    // Neither a symlink nor a path leads out of what is served.
+    assert!(read("d/out", 0..1).is_err() && read("../x", 0..1).is_err());
+
+    let list = |path: &str| block_on(both.copies.list(&both.at, trust(), path));
+    let mut rows = list("d").unwrap();
+    rows.sort_by(|one, other| one.name.cmp(&other.name));
+    let names: Vec<&[u8]> = rows.iter().map(|row| &row.name[..]).collect();
+    assert_eq!(names, [&b"empty"[..], b"f", b"link", b"out", b"sparse"]);
+    assert_eq!(rows[1].bytes, size);
+    let modified = fs::metadata(both.root.path().join("d/f"))
+        .unwrap()
+        .modified();
+    assert_eq!(rows[1].modified, modified.unwrap());
+    assert_eq!(rows[2].link.as_deref(), Some(&b"f"[..]));
+    assert!(matches!(list("none"), Err(TransferError::NotFound(_))));
+
+    // Who may not read may not do this either.
+    let blind = Both::with(name, Identity::generate().unwrap(), |_| {
+        Some(Grant {
+            read: false,
+            write: true,
+        })
+    });
+    let trust = || PeerTrust::Pinned(blind.serves.fingerprint());
+    let read = block_on(blind.copies.read_range(&blind.at, trust(), "f", 0..1));
+    assert!(matches!(read, Err(TransferError::Forbidden(_))), "{read:?}");
+    let listed = block_on(blind.copies.list(&blind.at, trust(), ""));
+    assert!(matches!(listed, Err(TransferError::Forbidden(_))));
+}
+
 /// A reader that does not come holds the transfer up, and nothing else; it ends when it is dropped.
 fn events_that_nobody_reads_are_bounded(name: &'static str) {
     let both = Both::new(name);
@@ -401,5 +466,6 @@ on_both_backends!(
     rights_are_asked_for_again,
     a_shutdown_ends_transfers,
     the_command_is_the_same,
+    pieces_of_files_are_read,
     events_that_nobody_reads_are_bounded,
 );

@@ -238,8 +238,13 @@ fn requests() -> [Message; 4] {
             place: None,
         }),
         hello(WireRequest::List {
-            path: target,
+            path: target.clone(),
             partial: false,
+        }),
+        hello(WireRequest::Read {
+            path: target,
+            from: 1,
+            to: 1 << 40,
         }),
         hello(WireRequest::Bench {
             mode: BenchMode::Echo,
@@ -369,6 +374,13 @@ fn of_receivers() -> [Message; 8] {
             reason: CancelReason::Ending,
         },
         Message::ListAck {},
+        Message::FileSize {
+            size_bytes: 1 << 20,
+        },
+        Message::FilePart {
+            data: Bytes::from_static(&[7; 9]),
+        },
+        Message::ChunkValue { value: [6; 32] },
     ]
 }
 

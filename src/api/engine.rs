@@ -2,13 +2,17 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::connection::Connection;
 use super::errors::StartError;
 use super::lookup::Lookup;
-use super::transfer::RunningTransfer;
+use super::transfer::{self, ListedEntry, RunningTransfer, TransferError};
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::config::QuicConfig;
 use crate::engine::{BackendChoice, Embedded, EmbeddedConfig, ServedDirectory};
@@ -358,6 +362,55 @@ impl Engine {
     /// ```
     pub fn transfer(&self, to: &str, trust: PeerTrust, transfer: Transfer) -> RunningTransfer {
         RunningTransfer::start(&self.0, to, trust.into_trust(), transfer)
+    }
+
+    /// What a daemon has at a path: the entries of a directory, in no order, or the one thing that
+    /// it is. Names of up to 2^20 entries are kept.
+    ///
+    /// # Errors
+    /// As of [`RunningTransfer::result`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing over there.
+    pub async fn list(
+        &self,
+        to: &str,
+        trust: PeerTrust,
+        path: impl AsRef<Path>,
+    ) -> Result<Vec<ListedEntry>, TransferError> {
+        let path = Bytes::copy_from_slice(path.as_ref().as_os_str().as_bytes());
+        transfer::list(&self.0, to, trust.into_trust(), path).await
+    }
+
+    /// Reads a piece of a file that a daemon serves; shorter where the file ends before. Whole
+    /// chunks (1 MiB, more in a file above 64 GiB) travel, and each is held against its BLAKE3
+    /// value, as the daemon read it, before any of it is handed over.
+    ///
+    /// The memory for it is the caller's to judge: all of the range is held.
+    ///
+    /// # Errors
+    /// [`TransferError::NotFound`] where the range begins behind the file's end; else as of
+    /// [`RunningTransfer::result`]. A file that changes while it is read is an error.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing over there.
+    ///
+    /// ```no_run
+    /// # use landro::{Engine, PeerTrust};
+    /// # async fn example(trust: PeerTrust) -> Result<(), Box<dyn std::error::Error>> {
+    /// let engine = Engine::builder().start()?;
+    /// let header = engine.read_range("host:4433", trust, "images/disk.img", 0..512).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn read_range(
+        &self,
+        to: &str,
+        trust: PeerTrust,
+        path: impl AsRef<Path>,
+        range: Range<u64>,
+    ) -> Result<Bytes, TransferError> {
+        let path = Bytes::copy_from_slice(path.as_ref().as_os_str().as_bytes());
+        transfer::read_range(&self.0, to, trust.into_trust(), (path, range)).await
     }
 
     /// Has what [`EngineBuilder::serve`] was given asked again about everybody who is in: who may

@@ -109,7 +109,9 @@ impl Client {
                 demand_calls()?;
                 config.persistence
             }
-            Request::List { .. } | Request::Bench { .. } => Persistence::NONE,
+            Request::List { .. } | Request::Read { .. } | Request::Bench { .. } => {
+                Persistence::NONE
+            }
         };
         raise_open_files();
         let trying = Trying::start(&config, &request)?;

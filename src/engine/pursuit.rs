@@ -149,6 +149,8 @@ impl Pursuit {
             | Event::Warning { .. }
             | Event::ClearOff(_)
             | Event::Listing { .. }
+            | Event::FileSize { .. }
+            | Event::FileBytes { .. }
             | Event::RoundTrips(_)
             | Event::Benched { .. } => return,
         }

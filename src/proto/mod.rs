@@ -444,6 +444,10 @@ pub enum Event {
         meta: Box<Meta>,
         link: Option<Bytes>,
     },
+    /// How much the file has of which bytes were asked for.
+    FileSize { bytes: u64 },
+    /// The next of these bytes, which are what the server's chunk was.
+    FileBytes { bytes: Bytes },
     /// Nothing goes in the clear, or nothing more.
     ClearOff(ClearOff),
     /// Benchmark: how long these echoes took, in order.
@@ -458,6 +462,7 @@ pub enum Verb {
     Push,
     Pull,
     List,
+    Read,
     Bench,
 }
 

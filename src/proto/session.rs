@@ -8,12 +8,14 @@
 mod clock;
 mod greeting;
 mod listing;
+mod range;
 mod role;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -158,6 +160,11 @@ pub enum Request {
         path: Bytes,
         /// The unfinished files there and below, instead.
         partial: bool,
+    },
+    /// The server reads these bytes of a file, as far as it has them.
+    Read {
+        path: Bytes,
+        range: Range<u64>,
     },
     /// Filler or echoes for so long; no file is touched.
     Bench {

@@ -52,6 +52,9 @@ pub const MAX_VALUES: usize = 1024;
 /// Longest payload of an echo: a message less its heads.
 pub const MAX_ECHO_BYTES: usize = MAX_BATCH_BYTES;
 
+/// Bytes of a file in one message: half of what the disk reads at once.
+pub const MAX_PART_BYTES: usize = MAX_MESSAGE_BYTES / 2;
+
 /// Largest file that can be announced: `off_t` is signed.
 pub const MAX_FILE_BYTES: u64 = i64::MAX as u64;
 

@@ -205,6 +205,7 @@ impl SessionLog {
             Verb::Push => "push",
             Verb::Pull => "pull",
             Verb::List => "list",
+            Verb::Read => "read",
             Verb::Bench => return "bench".to_owned(),
         };
         match more {
@@ -327,6 +328,8 @@ impl Log {
             | Event::Announced { .. }
             | Event::Progress { .. }
             | Event::Listing { .. }
+            | Event::FileSize { .. }
+            | Event::FileBytes { .. }
             | Event::RoundTrips(_)
             | Event::Benched { .. } => {}
         }

@@ -10,6 +10,7 @@ use event_listener::{Event as Changed, EventListener};
 
 use super::TransferEvent;
 use super::end::{TransferError, TransferSummary, judge};
+use super::gather::Gathered;
 use crate::api::engine::ConnectError;
 use crate::api::lookup::Lookup;
 use crate::engine::{Client, Embedded, now};
@@ -31,6 +32,7 @@ pub(super) struct Following {
     state: Mutex<FollowState>,
     /// For the handle: there is an event, or the end.
     changed: Changed,
+    pub(super) gathered: Mutex<Gathered>,
     /// For the thread: there is room for events, or it is to cancel.
     room: Condvar,
 }
@@ -55,6 +57,7 @@ impl Following {
         let following = Arc::new(Following {
             state: Mutex::default(),
             changed: Changed::new(),
+            gathered: Mutex::default(),
             room: Condvar::new(),
         });
         let follower = Follower {
@@ -197,6 +200,12 @@ impl Follower {
             }),
             ClientEvent::Session(event) => {
                 self.summary.note(&event);
+                let gathered = self.following.gathered.lock();
+                let mut gathered = gathered.unwrap_or_else(PoisonError::into_inner);
+                if !gathered.take(&event) {
+                    self.following.cancel();
+                }
+                drop(gathered);
                 if let Some(event) = told(event) {
                     self.following.tell(event);
                 }
@@ -283,6 +292,8 @@ fn told(event: Event) -> Option<TransferEvent> {
         | Event::Asked { .. }
         | Event::Counted { .. }
         | Event::Listing { .. }
+        | Event::FileSize { .. }
+        | Event::FileBytes { .. }
         | Event::ClearOff(_)
         | Event::RoundTrips(_)
         | Event::Benched { .. } => return None,

@@ -227,6 +227,8 @@ impl CopyReporter {
             | Event::Counted { .. }
             | Event::Progress { .. }
             | Event::Listing { .. }
+            | Event::FileSize { .. }
+            | Event::FileBytes { .. }
             | Event::RoundTrips(_)
             | Event::Benched { .. } => {}
         }
@@ -524,6 +526,8 @@ fn count(totals: &mut Totals, event: &Event) {
         | Event::Warning { .. }
         | Event::ClearOff(_)
         | Event::Listing { .. }
+        | Event::FileSize { .. }
+        | Event::FileBytes { .. }
         | Event::RoundTrips(_)
         | Event::Benched { .. } => {}
     }

@@ -97,6 +97,8 @@ impl Progress {
             | Event::Warning { .. }
             | Event::ClearOff(_)
             | Event::Listing { .. }
+            | Event::FileSize { .. }
+            | Event::FileBytes { .. }
             | Event::RoundTrips(_)
             | Event::Benched { .. } => {}
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::listing::Lister;
+use super::range::{RangeServer, RangeTaker};
 use super::role::Role;
 use super::watch::ProgressWatch;
 use super::{
@@ -45,6 +46,14 @@ impl Session {
             Request::List { path, partial } => {
                 let asked = WireRequest::List { path, partial };
                 await_welcome(Role::Read, asked, None)
+            }
+            Request::Read { path, range } => {
+                let asked = WireRequest::Read {
+                    path,
+                    from: range.start,
+                    to: range.end,
+                };
+                await_welcome(Role::TakeRange(RangeTaker::new(range).into()), asked, None)
             }
             Request::Bench { work, duration } => begin_bench(now, work, duration, &limits),
         };
@@ -139,9 +148,9 @@ impl Session {
     /// Says `Hello`, if what is asked can be said at all.
     fn greet(&mut self, request: WireRequest, bwlimit_bps: Option<u64>, counts: bool) {
         let (paths_fit, few) = match &request {
-            WireRequest::Push { target: path, .. } | WireRequest::List { path, .. } => {
-                (path.len() <= PATH_MAX_BYTES, true)
-            }
+            WireRequest::Push { target: path, .. }
+            | WireRequest::List { path, .. }
+            | WireRequest::Read { path, .. } => (path.len() <= PATH_MAX_BYTES, true),
             WireRequest::Pull { sources, .. } => (
                 sources.iter().all(|path| path.len() <= PATH_MAX_BYTES),
                 sources.len() <= MAX_SOURCES,
@@ -295,6 +304,11 @@ impl Session {
             }
             WireRequest::Pull { .. } => self.serve_files(now, &hello)?,
             WireRequest::List { path, partial } => self.serve_rows(path, partial),
+            WireRequest::Read { path, from, to } => {
+                self.welcome();
+                let server = RangeServer::new(&mut self.ports, path, from..to);
+                self.run(Role::ServeRange(Box::new(server)));
+            }
             WireRequest::Bench { mode, milliseconds } => {
                 self.serve_bench(now, mode, milliseconds, hello.streams);
             }
@@ -479,7 +493,7 @@ fn refusal(request: &WireRequest, grant: Grant) -> Option<SessionError> {
         WireRequest::Push { .. } => {
             (!grant.write).then(|| not_allowed("write to", "--read-only", "ro"))
         }
-        WireRequest::Pull { .. } | WireRequest::List { .. } => {
+        WireRequest::Pull { .. } | WireRequest::List { .. } | WireRequest::Read { .. } => {
             (!grant.read).then(|| not_allowed("read from", "--write-only", "wo"))
         }
         // Whoever may come in may use the network.
@@ -496,6 +510,7 @@ fn asked(request: &WireRequest) -> Event {
             (Verb::Pull, first, sources.len().saturating_sub(1))
         }
         WireRequest::List { path, .. } => (Verb::List, path.clone(), 0),
+        WireRequest::Read { path, .. } => (Verb::Read, path.clone(), 0),
         WireRequest::Bench { .. } => (Verb::Bench, Bytes::new(), 0),
     };
     Event::Asked { verb, path, more }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::VERDICTS_BYTES_MAX;
 use super::listing::Lister;
+use super::range::{RangeServer, RangeTaker};
 use crate::ids::{MoverId, OpId, StreamKey, WorkerId};
 use crate::proto::bench::Bench;
 use crate::proto::errors::{Violation, violation};
@@ -29,6 +30,10 @@ pub(super) enum Role {
     List(Box<Lister>),
     /// Reads what the server describes.
     Read,
+    /// Reads bytes of a file for the client.
+    ServeRange(Box<RangeServer>),
+    /// Takes them.
+    TakeRange(Box<RangeTaker>),
     Bench(Box<Bench>),
 }
 
@@ -59,6 +64,10 @@ impl Role {
             (Role::List(lister), Message::ListAck {}) => {
                 lister.on_acknowledged(ports).map(|()| None)
             }
+            (Role::ServeRange(server), Message::ListAck {}) => {
+                server.on_acknowledged(ports).map(|()| None)
+            }
+            (Role::TakeRange(taker), message) => taker.on_message(ports, message).map(|()| None),
             (Role::Read, Message::Listing(rows)) => {
                 for row in rows {
                     ports.event(Event::Listing {
@@ -76,6 +85,7 @@ impl Role {
                 | Role::ReceiveAway(_)
                 | Role::SendAway(_)
                 | Role::List(_)
+                | Role::ServeRange(_)
                 | Role::Read,
                 _,
             ) => violation("a message out of place"),
@@ -103,6 +113,8 @@ impl Role {
             | Role::SendAway(_)
             | Role::Receive(_)
             | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::TakeRange(_)
             | Role::Read => violation("data from a peer that has none to send"),
         }
     }
@@ -114,7 +126,12 @@ impl Role {
             Role::Receive(receiver) => receiver.on_lane_lost(ports, lost),
             Role::ReceiveAway(outpost) => outpost.on_lane_lost(ports, lost),
             Role::SendAway(outpost) => outpost.on_lane_lost(ports, &lost),
-            Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => {}
+            Role::Unknown
+            | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::TakeRange(_)
+            | Role::Read
+            | Role::Bench(_) => {}
         }
     }
 
@@ -127,6 +144,8 @@ impl Role {
             | Role::ReceiveAway(_)
             | Role::SendAway(_)
             | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::TakeRange(_)
             | Role::Read
             | Role::Bench(_) => {}
         }
@@ -198,6 +217,8 @@ impl Role {
             | Role::ReceiveAway(_)
             | Role::SendAway(_)
             | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::TakeRange(_)
             | Role::Read
             | Role::Bench(_) => violation("a copy from a side that has nothing to send"),
         }
@@ -212,6 +233,8 @@ impl Role {
             | Role::Receive(_)
             | Role::ReceiveAway(_)
             | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::TakeRange(_)
             | Role::Read => {}
         }
     }
@@ -232,7 +255,8 @@ impl Role {
             Role::Receive(receiver) => return receiver.on_disk(ports, op, result),
             Role::ReceiveAway(outpost) => return outpost.on_disk(ports, op, result),
             Role::List(lister) => lister.on_disk(ports, op, result),
-            Role::Unknown | Role::Read | Role::Bench(_) => {}
+            Role::ServeRange(server) => server.on_disk(ports, op, result),
+            Role::Unknown | Role::TakeRange(_) | Role::Read | Role::Bench(_) => {}
         }
         Ok(())
     }
@@ -263,6 +287,8 @@ impl Role {
                 None
             }
             Role::List(lister) => lister.result().map(|end| end.map(|()| Totals::default())),
+            Role::ServeRange(server) => server.result().map(|end| end.map(|()| Totals::default())),
+            Role::TakeRange(taker) => taker.result(),
             Role::Bench(bench) => bench.pump(now, ports).map(Ok),
             Role::Unknown | Role::Read => None,
         }
@@ -282,7 +308,8 @@ impl Role {
             Role::ReceiveAway(outpost) => outpost.stop(ports),
             Role::SendAway(outpost) => outpost.stop(),
             Role::List(lister) => lister.stop(ports),
-            Role::Unknown | Role::Read | Role::Bench(_) => {}
+            Role::ServeRange(server) => server.stop(ports),
+            Role::Unknown | Role::TakeRange(_) | Role::Read | Role::Bench(_) => {}
         }
     }
 
@@ -294,7 +321,8 @@ impl Role {
             Role::ReceiveAway(outpost) => outpost.is_drained(),
             Role::SendAway(outpost) => outpost.is_drained(),
             Role::List(lister) => lister.is_drained(),
-            Role::Unknown | Role::Read | Role::Bench(_) => true,
+            Role::ServeRange(server) => server.is_drained(),
+            Role::Unknown | Role::TakeRange(_) | Role::Read | Role::Bench(_) => true,
         }
     }
 
@@ -304,7 +332,13 @@ impl Role {
             Role::Send(sender) => sender.flush(ports),
             Role::SendAway(outpost) => outpost.flush(ports),
             Role::Receive(receiver) => receiver.flush(ports),
-            Role::ReceiveAway(_) | Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => {}
+            Role::ReceiveAway(_)
+            | Role::Unknown
+            | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::TakeRange(_)
+            | Role::Read
+            | Role::Bench(_) => {}
         }
     }
 
@@ -314,7 +348,12 @@ impl Role {
             Role::ReceiveAway(outpost) => outpost.deadline(),
             Role::SendAway(outpost) => outpost.deadline(),
             Role::Bench(bench) => bench.deadline(),
-            Role::Unknown | Role::Receive(_) | Role::List(_) | Role::Read => None,
+            Role::Unknown
+            | Role::Receive(_)
+            | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::TakeRange(_)
+            | Role::Read => None,
         }
     }
 
@@ -327,6 +366,8 @@ impl Role {
             | Role::ReceiveAway(_)
             | Role::SendAway(_)
             | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::TakeRange(_)
             | Role::Read
             | Role::Bench(_) => false,
         }
@@ -341,6 +382,8 @@ impl Role {
             | Role::SendAway(_)
             | Role::Unknown
             | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::TakeRange(_)
             | Role::Read
             | Role::Bench(_) => None,
         }
@@ -356,6 +399,8 @@ impl Role {
             | Role::ReceiveAway(_)
             | Role::SendAway(_)
             | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::TakeRange(_)
             | Role::Read => None,
         }
     }
@@ -368,6 +413,8 @@ impl Role {
             | Role::Send(_)
             | Role::SendAway(_)
             | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::TakeRange(_)
             | Role::Read
             | Role::Bench(_) => true,
         }
@@ -384,6 +431,8 @@ impl Role {
             | Role::ReceiveAway(_)
             | Role::SendAway(_)
             | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::TakeRange(_)
             | Role::Read
             | Role::Bench(_) => false,
         }
@@ -399,6 +448,8 @@ impl Role {
             | Role::ReceiveAway(_)
             | Role::SendAway(_)
             | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::TakeRange(_)
             | Role::Read
             | Role::Bench(_) => None,
         }
@@ -413,6 +464,8 @@ impl Role {
             | Role::ReceiveAway(_)
             | Role::SendAway(_)
             | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::TakeRange(_)
             | Role::Read => Totals::default(),
         }
     }
@@ -424,7 +477,13 @@ impl Role {
             Role::Receive(receiver) => receiver.held_bytes(),
             Role::ReceiveAway(outpost) => outpost.held_bytes(),
             // What it has its home knows of.
-            Role::SendAway(_) | Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => 0,
+            Role::TakeRange(taker) => taker.held_bytes(),
+            Role::SendAway(_)
+            | Role::Unknown
+            | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::Read
+            | Role::Bench(_) => 0,
         }
     }
 
@@ -436,7 +495,12 @@ impl Role {
             Role::Receive(receiver) => receiver.check(),
             Role::ReceiveAway(outpost) => outpost.check(),
             Role::SendAway(outpost) => outpost.check(),
-            Role::Unknown | Role::List(_) | Role::Read | Role::Bench(_) => {}
+            Role::Unknown
+            | Role::List(_)
+            | Role::ServeRange(_)
+            | Role::TakeRange(_)
+            | Role::Read
+            | Role::Bench(_) => {}
         }
     }
 }

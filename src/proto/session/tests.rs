@@ -4,6 +4,7 @@
 mod altered;
 mod holes;
 mod progress;
+mod ranges;
 
 use std::time::{Duration, Instant};
 
@@ -356,6 +357,17 @@ fn rights_are_checked() {
                 write: true,
             },
             list,
+        ),
+        (
+            Grant {
+                read: false,
+                write: true,
+            },
+            WireRequest::Read {
+                path: Bytes::new(),
+                from: 0,
+                to: 1,
+            },
         ),
     ] {
         let now = epoch();

@@ -109,6 +109,9 @@ impl ProgressWatch {
             | Message::Finished {}
             | Message::Listing(_)
             | Message::ListAck {}
+            | Message::FileSize { .. }
+            | Message::FilePart { .. }
+            | Message::ChunkValue { .. }
             | Message::ListEnd {}
             | Message::BenchEnd { .. }
             | Message::Echo { .. }

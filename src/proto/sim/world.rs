@@ -98,7 +98,7 @@ impl World {
         let (request, grant) = asked;
         let sender = match &request {
             Request::Transfer(transfer) if transfer.direction == Direction::Push => CLIENT,
-            Request::Transfer(_) | Request::List { .. } => SERVER,
+            Request::Transfer(_) | Request::List { .. } | Request::Read { .. } => SERVER,
             Request::Bench { .. } => unreachable!("benchmarks have a world of their own"),
         };
         let [client_limits, server_limits] = limits;

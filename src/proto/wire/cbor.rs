@@ -9,7 +9,8 @@ use minicbor::encode::{self, Encoder, Write};
 use minicbor::{Decode, Encode};
 
 use super::{
-    BenchMode, MAX_ADDRESSES, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_TEXT_BYTES, MAX_VALUES, WireError,
+    BenchMode, MAX_ADDRESSES, MAX_ECHO_BYTES, MAX_FILE_BYTES, MAX_PART_BYTES, MAX_TEXT_BYTES,
+    MAX_VALUES, WireError,
 };
 use crate::ids::{EntryId, NAME_MAX_BYTES, PATH_MAX_BYTES};
 use crate::proto::place::MAX_ABOVE;
@@ -95,6 +96,7 @@ macro_rules! octets_module {
 octets_module!(name, NAME_MAX_BYTES, "name longer than 255 bytes");
 octets_module!(path, PATH_MAX_BYTES, "path longer than 4095 bytes");
 octets_module!(echo, MAX_ECHO_BYTES, "echo of more than 65504 bytes");
+octets_module!(part, MAX_PART_BYTES, "part of more than 32768 bytes");
 
 pub mod values {
     use super::*;

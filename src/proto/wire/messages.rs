@@ -79,6 +79,7 @@ pub enum Message {
     /// Server to client: at most [`super::MAX_ITEMS`].
     #[n(10)]
     Listing(#[cbor(n(0), with = "cbor::rows")] Vec<ListItem>),
+    /// Server to client: all rows, or parts of a file, were sent.
     #[n(11)]
     ListEnd {},
     /// Either way: fatal for the session.
@@ -90,7 +91,8 @@ pub enum Message {
         #[cbor(n(0), default)]
         reason: CancelReason,
     },
-    /// Client to server: a `Listing` was taken; the server keeps only a few under way.
+    /// Client to server: a `Listing`, or `FilePart`, was taken; the server keeps only a few under
+    /// way.
     #[n(14)]
     ListAck {},
     /// Benchmark, whoever sends: the time is over; so many bytes of filler, or to be echoed, were
@@ -179,6 +181,25 @@ pub enum Message {
         entry: EntryId,
         #[n(1)]
         chunk: u32,
+    },
+    /// Server to client, first of what it reads: how much the file has.
+    #[n(26)]
+    FileSize {
+        #[cbor(n(0), with = "cbor::size")]
+        size_bytes: u64,
+    },
+    /// Server to client: the next bytes of the chunks that were asked for, at most
+    /// [`super::MAX_PART_BYTES`].
+    #[n(27)]
+    FilePart {
+        #[cbor(n(0), with = "cbor::part")]
+        data: Bytes,
+    },
+    /// Server to client: the chaining value of the chunk whose bytes came.
+    #[n(28)]
+    ChunkValue {
+        #[cbor(n(0), with = "minicbor::bytes")]
+        value: [u8; 32],
     },
 }
 
@@ -328,6 +349,17 @@ pub enum WireRequest {
         mode: BenchMode,
         #[n(1)]
         milliseconds: u64,
+    },
+    /// The server reads these bytes of a file, as far as it has them.
+    #[n(4)]
+    Read {
+        #[cbor(n(0), with = "cbor::path")]
+        path: Bytes,
+        #[n(1)]
+        from: u64,
+        /// The first byte that is not wanted.
+        #[n(2)]
+        to: u64,
     },
 }
 

@@ -102,8 +102,13 @@ fn requests() -> Vec<WireRequest> {
             place: None,
         },
         WireRequest::List {
-            path,
+            path: path.clone(),
             partial: false,
+        },
+        WireRequest::Read {
+            path,
+            from: 1,
+            to: u64::MAX,
         },
         WireRequest::Bench {
             mode: BenchMode::Echo,
@@ -235,6 +240,13 @@ fn messages_after_hello() -> Vec<Message> {
         cancel(CancelReason::Ending),
         cancel(CancelReason::Stalled),
         Message::ListAck {},
+        Message::FileSize {
+            size_bytes: MAX_FILE_BYTES,
+        },
+        Message::FilePart {
+            data: Bytes::from(vec![7; MAX_PART_BYTES]),
+        },
+        Message::ChunkValue { value: [6; 32] },
         warning("mode not set"),
     ]
 }

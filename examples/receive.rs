@@ -1,34 +1,24 @@
-//! Receives a file: `receive FILE` prints where it listens and its key, for `send_file`.
+//! Receives files: `receive DIRECTORY` prints where it listens and its key, for `send_file`, and
+//! goes on until its standard input ends.
 
-use std::fs::File;
-use std::io::Write;
-
-use futures_lite::future::block_on;
-use landro::{Engine, PeerTrust};
+use landro::{Engine, Grant};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let path = std::env::args_os().nth(1).ok_or("usage: receive FILE")?;
+    let directory = std::env::args_os().nth(1);
+    let directory = directory.ok_or("usage: receive DIRECTORY")?;
     let engine = Engine::builder()
-        .protocol("example-file/1")
         .listen("127.0.0.1:0".parse()?)
-        // Whoever comes may send; a real receiver lists keys in PeerTrust::OneOf.
-        .accept(PeerTrust::Decide(std::sync::Arc::new(|_| true)))
+        // Whoever comes may write; a real receiver knows the keys of those who may.
+        .serve(directory, |_peer| {
+            Some(Grant {
+                read: false,
+                write: true,
+            })
+        })
         .start()?;
     let listener = engine.listener();
     println!("{} {}", listener.addresses()[0], engine.fingerprint());
-    block_on(async {
-        let connection = listener.accept().await.ok_or("the engine ended")?;
-        let mut stream = connection.accept_uni().await?;
-        let mut file = File::create(path)?;
-        while let Some(bytes) = stream.read_bytes(usize::MAX).await? {
-            file.write_all(&bytes)?;
-        }
-        file.sync_all()?;
-        // The sender waits for this word: what arrived may be lost until it is on disk.
-        connection.close(0, "received");
-        Ok::<_, Box<dyn std::error::Error>>(())
-    })?;
-    // The word leaves before the process ends.
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     engine.shut_down();
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Built by `cargo test` beside the tests.
@@ -17,12 +17,14 @@ fn example(name: &str) -> Command {
 fn a_file_is_sent_and_received() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    fs::create_dir(&to).unwrap();
     let data: Vec<u8> = (0..5_000_000_u32)
         .map(|n| (n.wrapping_mul(n) >> 7) as u8)
         .collect();
     fs::write(&from, &data).unwrap();
     let mut receives = example("receive");
-    let mut receives = receives.arg(&to).stdout(Stdio::piped()).spawn().unwrap();
+    let receives = receives.arg(&to).stdin(Stdio::piped());
+    let mut receives = receives.stdout(Stdio::piped()).spawn().unwrap();
     let mut said = String::new();
     let mut output = BufReader::new(receives.stdout.take().unwrap());
     output.read_line(&mut said).unwrap();
@@ -34,8 +36,23 @@ fn a_file_is_sent_and_received() {
     let sent = sent.unwrap();
     let words = String::from_utf8_lossy(&sent.stderr);
     assert!(sent.status.success(), "{words}");
+    drop(receives.stdin.take());
     assert!(receives.wait().unwrap().success());
-    assert!(fs::read(&to).unwrap() == data, "another file arrived");
+    let arrived = fs::read(to.join("from")).unwrap();
+    assert!(arrived == data, "another file arrived");
+}
+
+/// The programs of the README are those that are run here.
+#[test]
+fn the_readme_has_them_as_they_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    for name in ["send_file", "receive"] {
+        let source = root.join("examples").join(name).with_extension("rs");
+        let source = fs::read_to_string(source).unwrap();
+        let (_, program) = source.split_once("\n\n").unwrap();
+        assert!(readme.contains(program), "README.md has another {name}");
+    }
 }
 
 #[test]

@@ -14,8 +14,8 @@ pub use buffers::{
     BufferPool, BufferPoolError, BufferPoolStatistics, MemoryPressure, PooledBuffer,
 };
 pub use connection::Connection;
-pub use engine::{ConnectError, Engine, EngineBuilder, Listener, PeerTrust};
-pub use errors::{ConnectionError, DatagramError, ReadError, StartError, WriteError};
+pub use engine::{Engine, EngineBuilder, Listener, PeerTrust};
+pub use errors::{ConnectError, ConnectionError, DatagramError, ReadError, StartError, WriteError};
 pub use mmap::{MmapError, MmapFileReader};
 pub use stream::{RecvStream, SendStream};
 pub use transfer::{ListedEntry, RunningTransfer, TransferError, TransferEvent, TransferSummary};

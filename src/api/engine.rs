@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::connection::Connection;
-use super::errors::StartError;
+use super::errors::{ConnectError, StartError};
 use super::lookup::Lookup;
 use super::transfer::{self, ListedEntry, RunningTransfer, TransferError};
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
@@ -54,73 +54,6 @@ impl fmt::Debug for PeerTrust {
             PeerTrust::Decide(_) => f.write_str("Decide(..)"),
         }
     }
-}
-
-/// Why there is no connection.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// The address is no `HOST:PORT`, or its name has no address.
-    #[error(
-        "{name:?} cannot be looked up: {why}; an address is HOST:PORT, as in 192.0.2.1:4433 or [2001:db8::1]:4433"
-    )]
-    Name {
-        /// As it was given.
-        name: String,
-        /// What the resolver said.
-        why: String,
-    },
-    /// No address answered.
-    #[error("{name:?} does not answer: {why}")]
-    NoAnswer {
-        /// As it was given.
-        name: String,
-        /// What each address said.
-        why: String,
-    },
-    /// Whoever answered has a key that is not trusted here.
-    #[error("{name:?} has the key {}, which is not trusted here", shown_key(shown))]
-    NotTrusted {
-        /// As it was given.
-        name: String,
-        /// The key that was shown, if one was.
-        shown: Option<Fingerprint>,
-    },
-    /// The peer does not trust our key.
-    #[error("{name:?} does not let {ours} in")]
-    Refused {
-        /// As it was given.
-        name: String,
-        /// Our key.
-        ours: Fingerprint,
-    },
-    /// As many connections are being made as may be; later there is room again.
-    #[error("too many connections are being made at a time")]
-    Busy,
-    /// The engine was shut down.
-    #[error("the engine was shut down")]
-    ShutDown,
-    /// The transport cannot be set up.
-    #[error("cannot set up a connection: {0}")]
-    Setup(String),
-}
-
-impl ConnectError {
-    /// Whether the same call may succeed later.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            ConnectError::NoAnswer { .. } | ConnectError::Busy => true,
-            ConnectError::Name { .. }
-            | ConnectError::NotTrusted { .. }
-            | ConnectError::Refused { .. }
-            | ConnectError::ShutDown
-            | ConnectError::Setup(_) => false,
-        }
-    }
-}
-
-fn shown_key(shown: &Option<Fingerprint>) -> String {
-    shown.map_or_else(|| "of no known kind".to_owned(), |key| key.to_string())
 }
 
 /// What an engine is to be. Made by [`Engine::builder`].

@@ -1,4 +1,4 @@
-//! Why no engine starts, why connections and streams are over, and what was not sent or read.
+//! Why no engine starts, why there is no connection, why connections and streams are over, and what was not sent or read.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use crate::config::ConfigError;
 use crate::engine::EngineError;
 use crate::identity::IdentityError;
+use crate::ids::Fingerprint;
 use crate::quic::CloseReason;
 
 /// What QUIC can say as a code: 62 bits (RFC 9000 §16).
@@ -57,6 +58,73 @@ impl From<EngineError> for StartError {
             other => StartError::System(other.to_string()),
         }
     }
+}
+
+/// Why there is no connection.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The address is no `HOST:PORT`, or its name has no address.
+    #[error(
+        "{name:?} cannot be looked up: {why}; an address is HOST:PORT, as in 192.0.2.1:4433 or [2001:db8::1]:4433"
+    )]
+    Name {
+        /// As it was given.
+        name: String,
+        /// What the resolver said.
+        why: String,
+    },
+    /// No address answered.
+    #[error("{name:?} does not answer: {why}")]
+    NoAnswer {
+        /// As it was given.
+        name: String,
+        /// What each address said.
+        why: String,
+    },
+    /// Whoever answered has a key that is not trusted here.
+    #[error("{name:?} has the key {}, which is not trusted here", shown_key(shown))]
+    NotTrusted {
+        /// As it was given.
+        name: String,
+        /// The key that was shown, if one was.
+        shown: Option<Fingerprint>,
+    },
+    /// The peer does not trust our key.
+    #[error("{name:?} does not let {ours} in")]
+    Refused {
+        /// As it was given.
+        name: String,
+        /// Our key.
+        ours: Fingerprint,
+    },
+    /// As many connections are being made as may be; later there is room again.
+    #[error("too many connections are being made at a time")]
+    Busy,
+    /// The engine was shut down.
+    #[error("the engine was shut down")]
+    ShutDown,
+    /// The transport cannot be set up.
+    #[error("cannot set up a connection: {0}")]
+    Setup(String),
+}
+
+impl ConnectError {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            ConnectError::NoAnswer { .. } | ConnectError::Busy => true,
+            ConnectError::Name { .. }
+            | ConnectError::NotTrusted { .. }
+            | ConnectError::Refused { .. }
+            | ConnectError::ShutDown
+            | ConnectError::Setup(_) => false,
+        }
+    }
+}
+
+fn shown_key(shown: &Option<Fingerprint>) -> String {
+    shown.map_or_else(|| "of no known kind".to_owned(), |key| key.to_string())
 }
 
 /// Why a connection is over.

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use event_listener::{Event, Listener};
 
-use super::engine::ConnectError;
+use super::errors::ConnectError;
 
 /// Names that are looked up at a time, each by a thread of its own.
 const LOOKUPS_MAX: usize = 32;

@@ -11,7 +11,7 @@ use event_listener::{Event as Changed, EventListener};
 use super::TransferEvent;
 use super::end::{TransferError, TransferSummary, judge};
 use super::gather::Gathered;
-use crate::api::engine::ConnectError;
+use crate::api::errors::ConnectError;
 use crate::api::lookup::Lookup;
 use crate::engine::{Client, Embedded, now};
 use crate::proto::session::Request;

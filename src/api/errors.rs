@@ -1,4 +1,5 @@
-//! Why no engine starts, why there is no connection, why connections and streams are over, and what was not sent or read.
+//! Why no engine starts, why there is no connection, why connections and streams are over, and
+//! what was not sent or read.
 
 use std::io;
 use std::net::SocketAddr;

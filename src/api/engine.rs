@@ -96,6 +96,8 @@ impl EngineBuilder {
     /// 5 MiB for handles that do not read, and 16 KiB for each of its streams where those are more
     /// than 64.
     ///
+    /// Each transfer has as much for itself, and so has what [`EngineBuilder::serve`] is given.
+    ///
     /// What QUIC keeps beside that for a peer is weighed by the allocator: where
     /// `landro_sys::weigh::Weighed` is not the program's global allocator, it is not bounded.
     pub fn memory_budget(mut self, bytes: u64) -> EngineBuilder {

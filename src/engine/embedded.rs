@@ -14,7 +14,6 @@ use super::{
     BackendChoice, Client, ClientConfig, DEFAULT_STREAMS, EngineError, Persistence, now,
     one_per_core,
 };
-use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::config::{LaneCount, LaneKinds, QuicConfig};
 use crate::proto::session::{PATIENCE, Request};
 use crate::quic::{Identity, Trust};
@@ -54,6 +53,7 @@ pub(crate) struct Embedded {
     incoming: Arc<AcceptQueue>,
     backend: BackendChoice,
     quic: QuicConfig,
+    memory_budget_bytes: u64,
     transfers: Arc<Transfers>,
 }
 
@@ -126,6 +126,7 @@ impl Embedded {
             incoming,
             backend: config.backend,
             quic: config.quic,
+            memory_budget_bytes: config.memory_budget_bytes,
             transfers: Arc::default(),
         })
     }
@@ -180,7 +181,7 @@ impl Embedded {
             binds: Vec::new(),
             backend: self.backend,
             quic: self.quic.clone(),
-            memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
+            memory_budget_bytes: self.memory_budget_bytes,
             patience: Some(PATIENCE),
             persistence: Persistence::default(),
             identity: self.host.identity().clone(),

@@ -13,7 +13,7 @@ use super::end::{TransferError, TransferSummary, judge};
 use super::gather::Gathered;
 use crate::api::errors::ConnectError;
 use crate::api::lookup::Lookup;
-use crate::engine::{Client, Embedded, now};
+use crate::engine::{Client, Embedded, RunningCount, now};
 use crate::proto::session::Request;
 use crate::proto::{CancelReason, Event, Outcome};
 use crate::quic::Trust;
@@ -47,7 +47,7 @@ struct FollowState {
 }
 
 impl Following {
-    /// Starts the thread. Where there is none to be had, that is the result.
+    /// Starts the thread. Where there is none to be had, the transfer has failed.
     pub(super) fn start(
         engine: Arc<Embedded>,
         to: String,
@@ -64,16 +64,14 @@ impl Following {
             to,
             following: following.clone(),
             summary: TransferSummary::default(),
-            running: engine.begin_transfer(),
+            _running: engine.begin_transfer(),
             engine,
         };
         let started = thread::Builder::new()
             .name("landro-transfer".to_owned())
             .spawn(move || follower.run(trust, request));
         if let Err(error) = started {
-            following.end(Err(TransferError::Failed(format!(
-                "cannot start a thread: {error}"
-            ))));
+            tracing::warn!(%error, "cannot start the thread of a transfer");
         }
         following
     }
@@ -109,13 +107,15 @@ impl Following {
         self.room.notify_all();
     }
 
-    /// Waits for room, which nobody has to make who cancelled.
-    fn tell(&self, event: TransferEvent) {
-        let is_full = |state: &mut FollowState| {
-            state.events.len() >= EVENTS_MAX && !state.drops_events && !state.is_cancelled
-        };
-        let waited = self.room.wait_while(self.state(), is_full);
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+    /// Waits for room, which nobody has to make who cancelled, or whose engine ends.
+    fn tell(&self, engine: &Embedded, event: TransferEvent) {
+        let mut state = self.state();
+        while state.events.len() >= EVENTS_MAX
+            && !(state.drops_events || state.is_cancelled || engine.is_ending())
+        {
+            let waited = self.room.wait_timeout(state, LOOK);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         if !state.drops_events && state.events.len() < EVENTS_MAX {
             state.events.push_back(event);
         }
@@ -123,8 +123,12 @@ impl Following {
         self.changed.notify(usize::MAX);
     }
 
+    /// The first end counts.
     fn end(&self, result: TransferResult) {
         let mut state = self.state();
+        if state.is_over {
+            return;
+        }
         state.result = Some(result);
         state.is_over = true;
         drop(state);
@@ -141,10 +145,18 @@ struct Follower {
     to: String,
     following: Arc<Following>,
     summary: TransferSummary,
-    /// Counts as under way until the thread ends.
-    #[allow(dead_code, reason = "it says so by being dropped")]
-    running: crate::engine::RunningCount,
     engine: Arc<Embedded>,
+    /// It counts as under way until the thread ends.
+    _running: RunningCount,
+}
+
+/// Who waits is told, whatever the thread ends of.
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let why = "the thread of the transfer failed; this is a bug in landro";
+        self.following
+            .end(Err(TransferError::Failed(why.to_owned())));
+    }
 }
 
 impl Follower {
@@ -193,7 +205,7 @@ impl Follower {
                 address,
                 kind,
                 ..
-            } => self.following.tell(TransferEvent::Connected {
+            } => self.tell(TransferEvent::Connected {
                 peer: fingerprint,
                 address,
                 lane: kind,
@@ -207,7 +219,7 @@ impl Follower {
                 }
                 drop(gathered);
                 if let Some(event) = told(event) {
-                    self.following.tell(event);
+                    self.tell(event);
                 }
             }
             ClientEvent::Lost { ended, pause, .. } => {
@@ -217,8 +229,7 @@ impl Follower {
                     self.engine.host().identity().fingerprint(),
                 );
                 let why = why.err().map_or_else(String::new, |why| why.to_string());
-                self.following
-                    .tell(TransferEvent::Interrupted { why, pause });
+                self.tell(TransferEvent::Interrupted { why, pause });
                 // Those that are known will do where no name server answers.
                 if let Some(Ok(found)) = self.look_up() {
                     client.redirect(found);
@@ -226,6 +237,10 @@ impl Follower {
             }
             ClientEvent::Stats(_) | ClientEvent::Ended(_) => {}
         }
+    }
+
+    fn tell(&self, event: TransferEvent) {
+        self.following.tell(&self.engine, event);
     }
 
     /// None: it is cancelled.

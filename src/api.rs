@@ -1,5 +1,5 @@
 //! The engine as Rust programs use it: connections, streams and datagrams under any async runtime,
-//! or none; and beside them buffers, and files as bytes.
+//! or none, a pool of such connections; and beside them buffers, and files as bytes.
 //!
 //! [`Engine`] runs workers of its own; its handles ([`Connection`], [`SendStream`], [`RecvStream`])
 //! leave bytes for them and take bytes from them. Futures of this module need no runtime: whoever
@@ -11,6 +11,7 @@ mod connection;
 mod engine;
 mod errors;
 mod mmap;
+mod pool;
 mod stream;
 
 pub use buffers::{
@@ -20,6 +21,10 @@ pub use connection::Connection;
 pub use engine::{ConnectError, Engine, EngineBuilder, Listener, PeerTrust};
 pub use errors::{ConnectionError, DatagramError, ReadError, WriteError};
 pub use mmap::{MmapError, MmapFileReader};
+pub use pool::{
+    ConnectionPool, ConnectionPoolConfig, PeerFailure, PoolError, PoolEvent, PoolEventKind,
+    PoolStatistics, PooledConnection,
+};
 pub use stream::{RecvStream, SendStream};
 
 pub use crate::worker::ConnectionStatistics;

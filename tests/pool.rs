@@ -37,7 +37,7 @@ fn loopback() -> SocketAddr {
 fn quick() -> ConnectionPoolConfig {
     ConnectionPoolConfig {
         connect_timeout: Duration::from_millis(1500),
-        health_interval: Duration::from_millis(200),
+        health_interval: Duration::from_millis(500),
         health_timeout: Duration::from_millis(800),
         backoff_initial: Duration::from_millis(50),
         backoff_max: Duration::from_millis(400),
@@ -213,7 +213,7 @@ fn callers_beyond_the_limits_wait_and_beyond_that_are_refused() {
     let (_engine, pool) = pool(config);
     let first = peer.get(&pool).unwrap();
     let second = peer.get(&pool).unwrap();
-    assert_eq!(peer.came(), 2);
+    until("two came", || peer.came() == 2);
     let late = peer.get(&pool).unwrap_err();
     let words = "all of its 2 connections have as many callers as they may";
     assert!(late.to_string().contains(words), "{late}");
@@ -252,7 +252,7 @@ fn what_nobody_uses_is_closed() {
         told(&pool, |kind| (kind == PoolEventKind::Expired).then_some(()));
         until("it is known no more", || pool.statistics().peers == 0);
         peer.get(&pool).unwrap();
-        assert_eq!(peer.came(), 2);
+        until("it is dialled anew", || peer.came() == 2);
     }
 }
 
@@ -296,12 +296,12 @@ fn a_peer_that_is_frozen_is_noticed_within_the_deadline() {
         let (_engine, pool) = pool_on(backend, config.clone());
         let connection = soon(pool.get(&address, trust.clone())).unwrap();
         // While it answers nothing happens to it, used or not.
-        thread::sleep(config.health_interval * 6);
+        thread::sleep(config.health_interval * 5);
         assert_eq!(connection.close_reason(), None);
         process.signal("STOP");
         let begun = now();
         let why = soon(connection.closed());
-        let most = config.health_interval + config.health_timeout;
+        let most = config.health_interval.max(config.health_timeout) + config.health_timeout;
         assert!(
             begun.elapsed() < most + Duration::from_millis(700),
             "{:?}",
@@ -382,7 +382,7 @@ fn a_slow_peer_is_not_taken_for_a_dead_one() {
     for at in [slow(there, one_way), lossy(there, 20, 5)] {
         let at = at.to_string();
         let connection = soon(pool.get(&at, peer.trust.clone())).unwrap();
-        // Eight checks.
+        // Four checks.
         thread::sleep(Duration::from_secs(3));
         assert_eq!(connection.close_reason(), None);
         assert!(soon(answers(&connection)));
@@ -558,7 +558,7 @@ fn a_drain_waits_for_who_is_not_done() {
                 assert_eq!(soon(drains), 0);
             } else {
                 assert_eq!(soon(drains), 1);
-                assert!(connection.close_reason().is_some());
+                soon(connection.closed());
             }
             assert_eq!(pool.statistics().connections, 0);
             while soon(pool.next_event()).is_some() {}

@@ -45,9 +45,10 @@ pub struct ConnectionPoolConfig {
     pub idle_timeout: Duration,
     /// How often each connection's peer is asked for a sign of life. Default: 5 s.
     pub health_interval: Duration,
-    /// How long it has for one; then its connection is closed. Default: 2 s. A packet of QUIC
-    /// answers, so the peer's program has no part in it; a path that is slower than this is taken
-    /// for a dead one.
+    /// How long it has for one; then its connection is closed. Default: 2 s. A peer that is frozen
+    /// is noticed within the interval and this time together (twice this time, where the interval
+    /// is shorter). A packet of QUIC answers, so the peer's program has no part in it; a path that
+    /// is slower than this is taken for a dead one.
     pub health_timeout: Duration,
     /// How long nobody is dialled after the first failure. Each further one in a row doubles it.
     /// Of every pause a random part of at most a half is taken off. Default: 250 ms.

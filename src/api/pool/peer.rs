@@ -385,7 +385,11 @@ impl PoolPeer {
             return;
         };
         if is_alive {
-            let ask_at = now + desk.config.health_interval;
+            let asked_at = match member.health {
+                Health::Asked { until } => until - desk.config.health_timeout,
+                Health::Fine { .. } => now,
+            };
+            let ask_at = now.max(asked_at + desk.config.health_interval);
             member.health = Health::Fine { ask_at };
             return;
         }

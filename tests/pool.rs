@@ -357,7 +357,7 @@ fn a_peer_with_another_key_is_told_from_one_that_is_away() {
             let PoolError::CircuitOpen { why, .. } = &refused else {
                 panic!("{refused}");
             };
-            assert_eq!(*why, expected);
+            assert_eq!(**why, expected);
             let words = refused.to_string();
             assert!(words.contains("which is not trusted here"), "{words}");
             thread::sleep(Duration::from_millis(5));

@@ -61,7 +61,7 @@ pub enum PoolError {
         /// Failures in a row.
         failures: u32,
         /// The last of them.
-        why: PeerFailure,
+        why: Box<PeerFailure>,
         /// In so long the next dial is let through.
         next_try_in: Duration,
     },
@@ -120,7 +120,8 @@ impl PoolError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            PoolError::Peer(why) | PoolError::CircuitOpen { why, .. } => why.is_retryable(),
+            PoolError::Peer(why) => why.is_retryable(),
+            PoolError::CircuitOpen { why, .. } => why.is_retryable(),
             PoolError::TimedOut { .. }
             | PoolError::TooManyWaiting(_)
             | PoolError::TooManyPeers(_)

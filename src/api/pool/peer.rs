@@ -168,7 +168,7 @@ impl PoolPeer {
             address: self.name.address.clone(),
             open_for: it.open_for,
             failures: it.failures,
-            why: it.why,
+            why: Box::new(it.why),
             next_try_in: it.next_try_in,
         })
     }

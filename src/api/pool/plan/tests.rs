@@ -310,7 +310,7 @@ fn a_dial_that_fails_fails_all_and_the_next_waits() {
     else {
         panic!("it is not open");
     };
-    assert_eq!(why, PeerFailure::Connect(silent(&a)));
+    assert_eq!(*why, PeerFailure::Connect(silent(&a)));
     world.pass(next_try_in - Duration::from_nanos(1));
     assert!(world.get(&a).is_err());
     assert_eq!(world.statistics().dials, 3);

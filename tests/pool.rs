@@ -517,23 +517,27 @@ fn a_circuit_opens_lets_one_dial_through_and_closes() {
     };
     assert_eq!(pool.statistics().open_circuits, 0);
     drop(connection);
-    let mut kinds = Vec::new();
-    while let Some(Some(event)) = soon(poll_once(pool.next_event())) {
-        assert_eq!(event.address, address);
-        kinds.push(event.kind);
-    }
-    let circuits = kinds.iter().filter_map(|kind| match kind {
-        PoolEventKind::CircuitOpened { .. } => Some("opened"),
-        PoolEventKind::CircuitHalfOpen => Some("half-open"),
-        PoolEventKind::CircuitClosed => Some("closed"),
-        _ => None,
-    });
-    let circuits: Vec<&str> = circuits.collect();
+    let circuits = circuits_told(&pool, &address);
     let begins = circuits.starts_with(&["opened", "half-open", "opened", "half-open"]);
     assert!(
         begins && circuits.ends_with(&["half-open", "closed"]),
         "{circuits:?}"
     );
+}
+
+/// What was told of a circuit so far.
+fn circuits_told(pool: &ConnectionPool, address: &str) -> Vec<&'static str> {
+    let mut circuits = Vec::new();
+    while let Some(Some(event)) = soon(poll_once(pool.next_event())) {
+        assert_eq!(event.address, address);
+        circuits.extend(match event.kind {
+            PoolEventKind::CircuitOpened { .. } => Some("opened"),
+            PoolEventKind::CircuitHalfOpen => Some("half-open"),
+            PoolEventKind::CircuitClosed => Some("closed"),
+            _ => None,
+        });
+    }
+    circuits
 }
 
 #[test]

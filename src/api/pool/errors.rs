@@ -50,8 +50,8 @@ pub enum PoolError {
     Peer(#[from] PeerFailure),
     /// Too many failures came in a row, so that nobody is dialled now.
     #[error(
-        "{address:?} is not dialled before {next_try_in:.1?} have passed, for it fails since \
-         {open_for:.1?}, {failures} times in a row, the last time so: {why}"
+        "{address:?} is not dialled for another {next_try_in:.1?}: it failed {failures} times in a \
+         row, and is left alone between tries since {open_for:.1?}; the last time {why}"
     )]
     CircuitOpen {
         /// As it was given.

@@ -80,7 +80,7 @@ pub(super) struct PoolPeer {
     circuit: Circuit,
     members: Vec<Member>,
     /// One at a time: callers share what it brings.
-    dial: Option<Dial>,
+    dial: Option<DialUnderWay>,
     /// In the order in which they came.
     callers: VecDeque<WaitingCaller>,
     /// So many connections are kept whether or not anybody uses them.
@@ -107,7 +107,8 @@ enum Health {
     Asked { until: Instant },
 }
 
-struct Dial {
+/// A dial.
+struct DialUnderWay {
     number: u64,
     until: Instant,
 }
@@ -255,7 +256,7 @@ impl PoolPeer {
         desk.open += 1;
         desk.counts.dials += 1;
         let until = now + desk.config.connect_timeout;
-        self.dial = Some(Dial {
+        self.dial = Some(DialUnderWay {
             number: dial,
             until,
         });
@@ -402,7 +403,9 @@ impl PoolPeer {
 
     /// Does what is due, dials apart.
     pub(super) fn turn(&mut self, now: Instant, desk: &mut PoolDesk) {
-        if let Some(Dial { number, .. }) = self.dial.as_ref().filter(|dial| dial.until <= now) {
+        if let Some(DialUnderWay { number, .. }) =
+            self.dial.as_ref().filter(|dial| dial.until <= now)
+        {
             let dial = *number;
             desk.steps.push_back(PoolStep::StopDial(dial));
             let error = ConnectError::NoAnswer {

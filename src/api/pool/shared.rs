@@ -83,10 +83,10 @@ impl PoolShared {
         name: Arc<PeerName>,
     ) -> Result<PooledConnection, PoolError> {
         let (number, caller) = match self.place(&name)? {
-            Found::Connection(connection) => return Ok(connection),
-            Found::Waits(number, caller) => (number, caller),
+            PlaceFound::Connection(connection) => return Ok(connection),
+            PlaceFound::Waits(number, caller) => (number, caller),
         };
-        let waits = Waits {
+        let waits = CallerWaits {
             shared: self,
             name,
             number,
@@ -102,7 +102,7 @@ impl PoolShared {
         }
     }
 
-    fn place(self: &Arc<PoolShared>, name: &Arc<PeerName>) -> Result<Found, PoolError> {
+    fn place(self: &Arc<PoolShared>, name: &Arc<PeerName>) -> Result<PlaceFound, PoolError> {
         let mut locked = self.state();
         let PoolState {
             plan,
@@ -115,15 +115,15 @@ impl PoolShared {
             PoolPlace::On(number) => {
                 let connection = connections.get(&number).ok_or(PoolError::Dropped)?;
                 let pooled = self.pooled(name, number, connection.clone());
-                Ok(Found::Connection(pooled))
+                Ok(PlaceFound::Connection(pooled))
             }
             PoolPlace::Waits(number) => {
                 let caller = Arc::<PoolCaller>::default();
                 callers.insert(number, caller.clone());
-                Ok(Found::Waits(number, caller))
+                Ok(PlaceFound::Waits(number, caller))
             }
         });
-        let is_to_turn = plan.wants_turn() || matches!(found, Ok(Found::Waits(..)));
+        let is_to_turn = plan.wants_turn() || matches!(found, Ok(PlaceFound::Waits(..)));
         drop(locked);
         if is_to_turn {
             self.bell.ring();
@@ -178,20 +178,20 @@ pub(super) fn ended(connection: Option<&Connection>) -> Option<ConnectionError> 
 }
 
 /// What a caller found.
-enum Found {
+enum PlaceFound {
     Connection(PooledConnection),
     Waits(u64, Arc<PoolCaller>),
 }
 
 /// Whoever waits for a connection says so when it does not any more.
-struct Waits {
+struct CallerWaits {
     shared: Arc<PoolShared>,
     name: Arc<PeerName>,
     number: u64,
     caller: Arc<PoolCaller>,
 }
 
-impl Drop for Waits {
+impl Drop for CallerWaits {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         if state.callers.remove(&self.number).is_some() {

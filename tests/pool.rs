@@ -330,7 +330,7 @@ fn a_peer_with_another_key_is_told_from_one_that_is_away() {
         let (at, trust) = (process.address, PeerTrust::Pinned(process.key));
         let address = at.to_string();
         let config = ConnectionPoolConfig {
-            backoff_max: Duration::from_secs(4),
+            backoff_max: Duration::from_secs(8),
             ..quick()
         };
         let (_engine, pool) = pool_on(backend, config);

@@ -163,8 +163,10 @@ impl PoolKeeper {
                         if let Some(why) = why {
                             state.plan.ended(now(), &peer, (connection, why));
                         }
-                        state.plan.wait_again(now(), &peer, caller);
-                        self.shared.bell.ring();
+                        if state.callers.contains_key(&caller.number) {
+                            state.plan.wait_again(now(), &peer, caller);
+                            self.shared.bell.ring();
+                        }
                     }
                 }
             }

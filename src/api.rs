@@ -7,6 +7,7 @@ mod engine;
 mod errors;
 mod lookup;
 mod mmap;
+mod pool;
 mod stream;
 mod transfer;
 
@@ -17,6 +18,10 @@ pub use connection::Connection;
 pub use engine::{Engine, EngineBuilder, Listener, PeerTrust};
 pub use errors::{ConnectError, ConnectionError, DatagramError, ReadError, StartError, WriteError};
 pub use mmap::{MmapError, MmapFileReader};
+pub use pool::{
+    ConnectionPool, ConnectionPoolConfig, PeerFailure, PoolError, PoolEvent, PoolEventKind,
+    PoolStatistics, PooledConnection,
+};
 pub use stream::{RecvStream, SendStream};
 pub use transfer::{ListedEntry, RunningTransfer, TransferError, TransferEvent, TransferSummary};
 

@@ -64,3 +64,14 @@ fn streams_and_datagrams() {
     let expected = "answer: b\"hello\"\npong: b\"ping\"\nround trip: ";
     assert!(said.starts_with(expected), "{said}");
 }
+
+#[test]
+fn a_pool_of_connections() {
+    let done = example("pool").output().unwrap();
+    let words = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{words}");
+    let said = String::from_utf8_lossy(&done.stdout);
+    let expected = "20 answers over 1 connection\ncan be tried again: true\n\
+                    not dialled after 1 failure\ncut off: 0\n";
+    assert_eq!(said, expected);
+}

@@ -57,6 +57,16 @@ impl Connection {
         self.attached().statistics()
     }
 
+    /// Has the peer asked for a sign of life. Gives the question's number.
+    pub(super) fn ask_for_life(&self) -> u64 {
+        self.attached().ask_for_life()
+    }
+
+    /// Whether something of the peer came behind that question.
+    pub(super) fn has_answered(&self, question: u64) -> bool {
+        self.attached().has_answered(question)
+    }
+
     /// Why it is over; `None` while it is not.
     pub fn close_reason(&self) -> Option<ConnectionError> {
         self.attached().end().map(ConnectionError::of)

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -107,6 +107,10 @@ pub(crate) struct Attached {
     /// Something happened that a caller may wait for.
     changed: Event,
     most_datagram_bytes: AtomicUsize,
+    /// How often a handle has asked for a sign of life, and which of these questions is the last
+    /// that something of the peer came behind.
+    asked: AtomicU64,
+    answered: AtomicU64,
 }
 
 /// Where a connection is: on whose list, in its worker's table, and which of those that had the
@@ -129,6 +133,8 @@ impl Attached {
             state: Mutex::default(),
             changed: Event::new(),
             most_datagram_bytes: AtomicUsize::new(0),
+            asked: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
         }
     }
 
@@ -224,6 +230,18 @@ impl Attached {
     pub(crate) fn statistics(&self) -> ConnectionStatistics {
         self.state().statistics.clone()
     }
+
+    /// Has the peer asked for a sign of life (PING, RFC 9000 §19.2). Gives the question's number.
+    pub(crate) fn ask_for_life(&self) -> u64 {
+        let question = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        self.want_turn();
+        question
+    }
+
+    /// Whether something of the peer came behind that question.
+    pub(crate) fn has_answered(&self, question: u64) -> bool {
+        self.answered.load(Ordering::Acquire) >= question
+    }
 }
 
 /// The worker's side.
@@ -236,6 +254,15 @@ impl Attached {
 
     pub(super) fn take_close(&self) -> Option<(u64, String)> {
         self.state().close.take()
+    }
+
+    /// The last question for a sign of life.
+    pub(super) fn question(&self) -> u64 {
+        self.asked.load(Ordering::Acquire)
+    }
+
+    pub(super) fn answered(&self, question: u64) {
+        self.answered.store(question, Ordering::Release);
     }
 
     /// Whether another stream of ours is to be opened.

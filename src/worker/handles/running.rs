@@ -74,6 +74,11 @@ pub(crate) struct StreamsApp {
     looked_at: u64,
     measured_at: Option<Instant>,
     asked: Vec<Arc<Pipe>>,
+    /// The question for a sign of life that the peer has not answered, and how many of its packets
+    /// had come before.
+    question: Option<(u64, u64)>,
+    /// How often the peer was asked.
+    questions: u64,
 }
 
 impl Drop for StreamsApp {
@@ -131,6 +136,8 @@ impl StreamsApp {
             looked_at: 0,
             measured_at: None,
             asked: Vec::new(),
+            question: None,
+            questions: 0,
         }
     }
 
@@ -141,6 +148,7 @@ impl StreamsApp {
         if std::mem::replace(&mut self.looked_at, received) != received {
             self.look_at_sending(conn);
         }
+        self.ask_for_life(conn);
         let mut asked = std::mem::take(&mut self.asked);
         self.attached.begin_turn(&mut asked);
         for pipe in asked.drain(..) {
@@ -161,6 +169,24 @@ impl StreamsApp {
             }
         }
         self.attached.take_close()
+    }
+
+    /// Whatever the peer sends behind a question answers it. What is not sealed by its key does not
+    /// count: anybody could have sent that.
+    fn ask_for_life(&mut self, conn: &mut Conn) {
+        let received = || conn.snapshot().received_packets;
+        if let Some((question, before)) = self.question
+            && received() > before
+        {
+            self.attached.answered(question);
+            self.question = None;
+        }
+        let question = self.attached.question();
+        if question != self.questions {
+            self.questions = question;
+            self.question = Some((question, received()));
+            conn.keep_alive();
+        }
     }
 
     /// A handle did something with a stream.

@@ -34,7 +34,10 @@ const MAY_NAME: &[(&str, &str)] = &[
         "ids config budget proto quic tcp disk worker landro_sys",
     ),
     ("signals", ""),
-    ("api", "ids config budget quic worker engine landro_sys"),
+    (
+        "api",
+        "ids config budget proto quic worker engine landro_sys",
+    ),
     (
         "daemon",
         "ids config budget proto quic engine signals landro_sys",

@@ -327,7 +327,7 @@ fn a_transfer_may_be_dropped_at_any_await() {
         let give = || manager.transfer_chunks(chunks.iter().copied(), MadeUp::default());
         for polls in (0..12).chain((12..120).step_by(9)) {
             let sink = Kept::default();
-            let (sent, _) = soon(zip(dropped_after(polls, give()), async {
+            soon(zip(dropped_after(polls, give()), async {
                 // It may not hear of a transfer that was dropped before its first word.
                 or(receiver.receive(&sink), async {
                     after(Duration::from_millis(50)).await;
@@ -336,17 +336,22 @@ fn a_transfer_may_be_dropped_at_any_await() {
                 .await
             }));
             let sink = Kept::default();
-            let (_, received) = soon(zip(give(), async {
+            let _ = soon(zip(give(), async {
                 dropped_after(polls, receiver.receive(&sink)).await
             }));
             // Then both go to the end. A transfer of before may be what is received first.
-            let sink = Kept::default();
-            soon(zip(
-                async { assert!(give().await.unwrap().iter().all(ChunkResult::is_delivered)) },
-                async { while receiver.receive(&sink).await.is_err() {} },
-            ));
+            let gives = async { give().await.unwrap() };
+            let receives = async {
+                loop {
+                    let sink = Kept::default();
+                    if receiver.receive(&sink).await.is_ok() {
+                        return sink;
+                    }
+                }
+            };
+            let (done, sink) = soon(zip(gives, receives));
+            assert!(done.iter().all(ChunkResult::is_delivered));
             sink.check(&chunks);
-            let _ = (sent, received);
         }
     }
 }
@@ -359,7 +364,7 @@ fn a_transfer_is_cancelled_by_a_method_and_tells_how_far_it_is() {
         ..Default::default()
     };
     let (manager, receiver) = (manager(&pair, config), receiver(&pair, 8 * MIB));
-    let chunks: Vec<_> = (0..100_000).map(|id| chunk(id, 400_000)).collect();
+    let chunks: Vec<_> = (0..60_000).map(|id| chunk(id, 400_000)).collect();
     let same = || Same(Bytes::from(vec![1; 400_000]));
     let sink = Discards;
     let mut progress = manager.progress();
@@ -367,7 +372,7 @@ fn a_transfer_is_cancelled_by_a_method_and_tells_how_far_it_is() {
         let mut seen = 0;
         while let Some(now) = progress.next().await {
             assert!(now.acknowledged_bytes >= seen && now.buffered_bytes <= 8 * MIB);
-            assert_eq!((now.chunks, now.total_bytes), (100_000, 40_000_000_000));
+            assert_eq!((now.chunks, now.total_bytes), (60_000, 24_000_000_000));
             seen = now.acknowledged_bytes;
             if now.finished_chunks > 20 && now.bytes_per_second > 0 {
                 manager.cancel();
@@ -422,7 +427,8 @@ fn streams_are_added_and_retired() {
     let watches = async {
         let mut seen = vec![1];
         while let Some(now) = progress.next().await {
-            if seen.last() != Some(&now.streams) {
+            // None before the receiver has said how many it lets in.
+            if now.streams > 0 && seen.last() != Some(&now.streams) {
                 seen.push(now.streams);
             }
         }

@@ -72,7 +72,7 @@ impl ProgressBoard {
             }
             is_free
         });
-        begun.then_some(RunningTransfer(self))
+        begun.then(|| RunningTransfer(self))
     }
 
     pub fn update(&self, latest: TransferProgress) {

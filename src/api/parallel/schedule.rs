@@ -24,7 +24,7 @@ pub(super) struct ChunkSchedule {
     parallelism: Parallelism,
     limits: StreamLimits,
     loads: Vec<StreamLoad>,
-    /// What the receiver has memory for.
+    /// What the receiver has memory for; none before it has said so.
     granted: usize,
     next: usize,
     chunks: usize,
@@ -37,7 +37,7 @@ impl ChunkSchedule {
             parallelism: Parallelism::new(now, config),
             limits: StreamLimits::new(config),
             loads: vec![StreamLoad::default(); config.max_concurrent_streams.max(1)],
-            granted: 1,
+            granted: 0,
             next: 0,
             chunks,
             goodput: GoodputWindow::new(now, config.bandwidth_window),
@@ -91,7 +91,7 @@ impl ChunkSchedule {
 
     /// The receiver has memory for so many streams.
     pub fn granted(&mut self, streams: usize) {
-        self.granted = streams.max(1);
+        self.granted = streams;
     }
 
     /// Streams to be in use now.
@@ -192,6 +192,7 @@ mod tests {
     #[test]
     fn each_chunk_is_claimed_once_and_streams_beyond_the_target_rest() {
         let mut schedule = ChunkSchedule::new(epoch(), &config(), 3);
+        schedule.granted(8);
         assert_eq!(schedule.claim(0), Claim::Chunk(0));
         assert_eq!(schedule.claim(1), Claim::Rest);
         assert_eq!(schedule.claim(0), Claim::Chunk(1));
@@ -201,12 +202,11 @@ mod tests {
         let mut fixed = config();
         fixed.adaptive_parallelism = false;
         let mut schedule = ChunkSchedule::new(epoch(), &fixed, 9);
+        let told = "the receiver has not said so";
+        assert_eq!(schedule.claim(0), Claim::Rest, "{told}");
+        schedule.granted(1);
         assert_eq!(schedule.claim(0), Claim::Chunk(0));
-        assert_eq!(
-            schedule.claim(1),
-            Claim::Rest,
-            "the receiver has not said so"
-        );
+        assert_eq!(schedule.claim(1), Claim::Rest);
         schedule.granted(8);
         let claims: Vec<Claim> = (0..8).map(|place| schedule.claim(place)).collect();
         assert_eq!(claims, (1..9).map(Claim::Chunk).collect::<Vec<_>>());

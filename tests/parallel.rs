@@ -31,7 +31,7 @@ use landro::engine::BackendChoice;
 use lossy::lossy;
 use narrow::narrow;
 use pair::{BACKENDS, Pair, after, made_up, pair, pair_by, soon};
-use sides::{IntoFile, Kept, MadeUp, Ranges, Same};
+use sides::{IntoFile, Kept, MadeUp, Ranges, Same, Tracked};
 
 const MIB: usize = 1 << 20;
 
@@ -201,6 +201,31 @@ fn who_is_slow_is_waited_for_in_little_memory() {
     assert!((MIB..=4 * MIB).contains(&there), "{there}");
 }
 
+/// What a provider has made is free before another permit is given: chunks of several pieces, too.
+#[test]
+fn a_provider_makes_no_more_than_the_permits_say() {
+    let pair = pair(BackendChoice::Auto);
+    let config = ParallelTransferConfig {
+        max_buffer_size: 10 * MIB,
+        adaptive_parallelism: false,
+        ..Default::default()
+    };
+    let (manager, receiver) = (manager(&pair, config), receiver(&pair, 128 * MIB));
+    let chunks: Vec<_> = (0..20).map(|id| chunk(id, 3 * MIB)).collect();
+    let (provider, sink) = (Arc::new(Tracked::default()), Kept::default());
+    let both = (Arc::clone(&provider), &sink);
+    let done = soon(is_send(transfer((&manager, &receiver), &chunks, both)));
+    assert!(done.iter().all(ChunkResult::is_delivered));
+    sink.check(&chunks);
+    let most = provider.most.load(Ordering::Relaxed);
+    assert!((3 * MIB..=9 * MIB).contains(&most), "{most}");
+}
+
+/// Runtimes move futures between threads.
+fn is_send<T: Send>(future: T) -> T {
+    future
+}
+
 /// A peer that reads nothing: the provider is asked for no more than there are permits for, and the
 /// wait ends.
 #[test]
@@ -335,10 +360,15 @@ fn a_transfer_may_be_dropped_at_any_await() {
                 })
                 .await
             }));
+            // Whoever was not heard of before is served by the next one.
             let sink = Kept::default();
-            let _ = soon(zip(give(), async {
-                dropped_after(polls, receiver.receive(&sink)).await
-            }));
+            let receives = async {
+                dropped_after(polls, receiver.receive(&sink)).await;
+                loop {
+                    let _ = receiver.receive(&sink).await;
+                }
+            };
+            let _ = soon(or(give(), receives));
             // Then both go to the end. A transfer of before may be what is received first.
             let gives = async { give().await.unwrap() };
             let receives = async {

@@ -134,9 +134,14 @@ impl Permit {
         }
     }
 
-    /// Bytes that keep the permit until their last clone and slice is dropped.
+    /// Bytes that keep the permit until their last clone and slice is dropped, and count then.
     pub fn hold(mut self, bytes: Bytes) -> Bytes {
         self.holds_bytes = bytes.len();
+        self.keep(bytes)
+    }
+
+    /// The same, and they do not count: their pieces do.
+    pub fn keep(self, bytes: Bytes) -> Bytes {
         Bytes::from_owner(HeldBytes {
             bytes,
             _permit: self,

@@ -197,6 +197,26 @@ fn a_sender_that_stands_still_is_not_waited_for() {
     stalled(&one, &[(begun, false)], "the rest of chunk 7 of 4 bytes");
 }
 
+/// Streams without a chunk are no progress, however many they are.
+#[test]
+fn empty_streams_are_no_progress() {
+    let pair = pair(BackendChoice::Auto);
+    let receiver = receiver(&pair);
+    let begun = landro::engine::now();
+    let floods = async {
+        let announced = announcement(2, &[(7, 4)]);
+        let sender = HostileSender::begin(&pair.here, &announced).await;
+        loop {
+            sender.stream(&[], true).await;
+            after(Duration::from_millis(10)).await;
+        }
+    };
+    let done = soon(or(receiver.receive(&MadeUpSink), floods));
+    let is_over = matches!(done, Err(ParallelTransferError::Stalled { .. }));
+    assert!(is_over, "{done:?}");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
 /// A sender with far more streams than were agreed, each with the beginning of a chunk as large as
 /// may be: no more memory is taken than there is, and right ones are none the worse.
 #[test]
@@ -315,6 +335,8 @@ fn a_receiver_that_breaks_the_rules_is_not_believed() {
     );
     breach(&[0], true, "2 chunks have no outcome");
     breach(&outcome(0), true, "end in the middle");
+    breach(&[3, 0, 1, 3, 0, 1], false, "twice, or none");
+    breach(&[3, 0, 0], false, "twice, or none");
     breach(b"HTTP/1.1 400 Bad Request", false, "no message 72");
     let [first, second] = [outcome(0), outcome(1)];
     let more = [&first[..], &second, &[0, 0]].concat();
@@ -341,7 +363,7 @@ fn a_receiver_that_stops_streams_ends_the_transfer() {
             stream.stop(9);
         }
     };
-    let failed = soon(or(sent(&pair, &[], false), stops));
+    let failed = soon(or(sent(&pair, &[3, 0, 2], false), stops));
     assert!(
         matches!(failed, ParallelTransferError::Stalled { .. }),
         "{failed:?}"

@@ -32,6 +32,37 @@ impl ChunkProvider for MadeUp {
     }
 }
 
+/// Counts the memory of what it has made up until that is dropped.
+#[derive(Default)]
+pub struct Tracked {
+    now: Arc<AtomicUsize>,
+    pub most: AtomicUsize,
+}
+
+struct Counted(Vec<u8>, Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.1.fetch_sub(self.0.len(), Ordering::Relaxed);
+    }
+}
+
+impl ChunkProvider for Tracked {
+    async fn provide(&self, chunk: NeededChunk) -> Result<ChunkData, ChunkFailure> {
+        let bytes = made_up(chunk.size_bytes as usize, chunk.id);
+        let now = self.now.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
+        self.most.fetch_max(now, Ordering::Relaxed);
+        let counted = Counted(bytes, Arc::clone(&self.now));
+        Ok(ChunkData::Bytes(Bytes::from_owner(counted)))
+    }
+}
+
 /// Gives the same bytes for each chunk, at no cost.
 pub struct Same(pub Bytes);
 

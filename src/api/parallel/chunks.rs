@@ -48,7 +48,7 @@ pub enum ChunkData {
     },
 }
 
-/// Has the chunks. Several are asked for at a time, no more than there are streams and one more.
+/// Has the chunks. Several are asked for at a time, no more than there are streams.
 pub trait ChunkProvider: Sync {
     /// Gives a chunk, as long as it was needed. An error fails this chunk and no other
     /// ([`ChunkOutcome::Missing`]).
@@ -121,6 +121,30 @@ pub enum ChunkOutcome {
     Corrupt,
     /// The provider did not have it, for this reason.
     Missing(String),
+}
+
+/// Words of the other side that are kept for all chunks of a transfer together; beyond that, an
+/// outcome has none.
+const WORDS_BYTES: usize = 4 << 20;
+
+/// How much of that is left.
+pub(super) struct WordsLeft(usize);
+
+impl WordsLeft {
+    pub fn new() -> WordsLeft {
+        WordsLeft(WORDS_BYTES)
+    }
+
+    /// The outcome as it is kept.
+    pub fn keep(&mut self, mut outcome: ChunkOutcome) -> ChunkOutcome {
+        if let ChunkOutcome::Refused(words) | ChunkOutcome::Missing(words) = &mut outcome {
+            match self.0.checked_sub(words.len()) {
+                Some(left) => self.0 = left,
+                None => *words = String::new(),
+            }
+        }
+        outcome
+    }
 }
 
 /// A chunk and what became of it.

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use event_listener::Event;
 
 use super::alarm::StallAlarm;
-use super::chunks::{ChunkOutcome, ChunkResult, ChunkSink, NeededChunk};
+use super::chunks::{ChunkOutcome, ChunkResult, ChunkSink, NeededChunk, WordsLeft};
 use super::crew::{Crew, unless};
 use super::errors::ParallelTransferError;
 use super::framing::{ControlMessage, ControlMessages, DataEvent, DataStreamParser};
@@ -24,6 +24,10 @@ use crate::proto::integrity::Digest;
 
 /// What one read brings at most.
 const READ_BYTES: usize = 64 << 10;
+
+/// Outcomes that wait to be said to a sender that does not hear them, in bytes; then no chunk is
+/// begun.
+const TO_SAY_MAX_BYTES: usize = 64 << 10;
 
 /// Code of a stream that belongs to a transfer before this one.
 const STALE: u64 = 1;
@@ -53,15 +57,16 @@ pub(super) struct ReceivingParts<'a, S> {
 pub(super) struct Receiving<'a, S> {
     parts: ReceivingParts<'a, S>,
     state: Mutex<ReceivingState>,
-    /// A chunk has an outcome.
+    /// A chunk has an outcome, or outcomes were said.
     changed: Event,
 }
 
 struct ReceivingState {
     chunks: Vec<ChunkState>,
     open_chunks: usize,
-    /// Outcomes that the sender does not know: bounded by the chunks.
+    /// Outcomes that the sender does not know.
     to_say: BytesMut,
+    words: WordsLeft,
     waits: Vec<SeatWaits>,
 }
 
@@ -77,6 +82,8 @@ enum ChunkState {
 #[derive(Clone, Copy)]
 enum SeatWaits {
     Stream,
+    /// Until the sender hears what became of the chunks before.
+    Hearing,
     Memory(usize),
     Data(usize),
     Sink(usize),
@@ -111,6 +118,7 @@ impl<'a, S: ChunkSink> Receiving<'a, S> {
                 chunks: vec![ChunkState::Awaited; chunks],
                 open_chunks: chunks,
                 to_say: BytesMut::new(),
+                words: WordsLeft::new(),
                 waits: vec![SeatWaits::Stream; seats],
             }),
             changed: Event::new(),
@@ -181,6 +189,7 @@ impl<'a, S: ChunkSink> Receiving<'a, S> {
             if !words.is_empty() {
                 let said = say.write_bytes(words.split().freeze()).await;
                 said.map_err(ParallelTransferError::of_write)?;
+                self.changed.notify(usize::MAX);
             }
             if is_over {
                 return say.finish().map_err(ParallelTransferError::of_write);
@@ -232,6 +241,7 @@ impl<'a, S: ChunkSink> Receiving<'a, S> {
         let name = |index: usize| self.parts.chunks[index];
         let sink = state.waits.iter().find_map(|waits| match waits {
             SeatWaits::Sink(index) => Some(format!("the sink, to write {}", name(*index))),
+            SeatWaits::Hearing => Some("the peer, to hear what became of chunks".to_owned()),
             SeatWaits::Stream | SeatWaits::Memory(_) | SeatWaits::Data(_) => None,
         });
         let memory = || {
@@ -242,7 +252,10 @@ impl<'a, S: ChunkSink> Receiving<'a, S> {
                         "memory: {used} bytes are with the sink or arriving, and {name} needs more"
                     ))
                 }
-                SeatWaits::Stream | SeatWaits::Data(_) | SeatWaits::Sink(_) => None,
+                SeatWaits::Stream
+                | SeatWaits::Hearing
+                | SeatWaits::Data(_)
+                | SeatWaits::Sink(_) => None,
             })
         };
         let data = || {
@@ -250,7 +263,10 @@ impl<'a, S: ChunkSink> Receiving<'a, S> {
                 SeatWaits::Data(index) => {
                     Some(format!("the peer, to send the rest of {}", name(*index)))
                 }
-                SeatWaits::Stream | SeatWaits::Memory(_) | SeatWaits::Sink(_) => None,
+                SeatWaits::Stream
+                | SeatWaits::Hearing
+                | SeatWaits::Memory(_)
+                | SeatWaits::Sink(_) => None,
             })
         };
         let open = state.open_chunks;
@@ -299,10 +315,13 @@ impl<S: ChunkSink> Receiving<'_, S> {
                         return Err(ParallelTransferError::Breach(what));
                     }
                     DataEvent::Begins { .. } => has_begun = true,
-                    event => self.take_in(seat, &mut arriving, event).await?,
+                    event => {
+                        self.take_in(seat, &mut arriving, event).await?;
+                        // Streams alone are no progress: there can be any number of them.
+                        self.parts.alarm.moved(engine::now());
+                    }
                 }
             }
-            self.parts.alarm.moved(engine::now());
         }
         match parser.may_end() {
             true => Ok(()),
@@ -337,7 +356,6 @@ impl<S: ChunkSink> Receiving<'_, S> {
                 if let Some(chunk) = arriving.take() {
                     self.waits(seat, SeatWaits::Sink(chunk.index));
                     let (index, outcome) = self.finish(chunk, digest).await;
-                    self.parts.alarm.moved(engine::now());
                     self.waits(seat, SeatWaits::Stream);
                     self.outcome(index, outcome);
                 }
@@ -352,6 +370,18 @@ impl<S: ChunkSink> Receiving<'_, S> {
             | (DataEvent::Begins { .. }, _) => {}
         }
         Ok(())
+    }
+
+    /// Waits until the sender has heard enough of what became of its chunks.
+    async fn heard(&self, seat: usize) {
+        loop {
+            let changed = self.changed.listen();
+            if self.state().to_say.len() <= TO_SAY_MAX_BYTES {
+                return;
+            }
+            self.waits(seat, SeatWaits::Hearing);
+            changed.await;
+        }
     }
 
     /// A chunk begins to arrive.
@@ -375,6 +405,7 @@ impl<S: ChunkSink> Receiving<'_, S> {
                 return breach(format!("{chunk} comes twice"));
             }
         }
+        self.heard(seat).await;
         if let Err(why) = self.parts.sink.accept(chunk) {
             let content = ArrivingContent::Unwanted(why.to_string());
             return Ok(ChunkInHand { index, content });
@@ -414,6 +445,7 @@ impl<S: ChunkSink> Receiving<'_, S> {
 
     fn outcome(&self, index: usize, outcome: ChunkOutcome) {
         let mut state = self.state();
+        let outcome = state.words.keep(outcome);
         let message = ControlMessage::Outcome {
             index: index as u32,
             outcome: outcome.clone(),

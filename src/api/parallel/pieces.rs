@@ -67,10 +67,10 @@ impl<'a> ChunkPieces<'a> {
         readers: Readers<'a>,
         chunk: NeededChunk,
         data: ChunkData,
-        permit: Permit,
+        mut permit: Permit,
     ) -> Result<ChunkPieces<'a>, String> {
         let size_bytes = chunk.size_bytes;
-        match &data {
+        let (data, permit) = match data {
             ChunkData::Bytes(bytes) if bytes.len() as u64 != size_bytes => {
                 let found = bytes.len();
                 return Err(format!("the provider gave {found} bytes for {chunk}"));
@@ -78,8 +78,13 @@ impl<'a> ChunkPieces<'a> {
             ChunkData::FileRange { offset, .. } if offset.checked_add(size_bytes).is_none() => {
                 return Err(format!("no file has {chunk} at {offset}"));
             }
-            ChunkData::Bytes(_) | ChunkData::FileRange { .. } => {}
-        }
+            // One allocation, which is free when the last piece is: so is its permit.
+            ChunkData::Bytes(bytes) => {
+                let counts = permit.split(0);
+                (ChunkData::Bytes(permit.keep(bytes)), counts)
+            }
+            ChunkData::FileRange { .. } => (data, permit),
+        };
         let mut pieces = ChunkPieces {
             readers,
             data,

@@ -36,7 +36,8 @@ pub struct ParallelReceiverConfig {
     /// Streams of chunks at a time, at most; the sender is told. Default 16. Fewer are let in where
     /// `max_buffer_size` does not hold two of the largest announced chunks for each.
     pub max_concurrent_streams: usize,
-    /// Chunks of one transfer, at most. Each costs some 50 bytes. Default 65,536.
+    /// Chunks of one transfer, at most. Each costs some 100 bytes; words of the peer are 4 MiB
+    /// together at most. Default 65,536.
     pub max_chunks: usize,
     /// Memory for chunks that are not whole, and for those that the sink holds, in bytes. Default
     /// 128 MiB.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use event_listener::Event;
 
 use super::alarm::StallAlarm;
-use super::chunks::{ChunkOutcome, ChunkProvider, ChunkResult, NeededChunk};
+use super::chunks::{ChunkOutcome, ChunkProvider, ChunkResult, NeededChunk, WordsLeft};
 use super::crew::{Crew, both};
 use super::errors::ParallelTransferError;
 use super::framing::{
@@ -52,6 +52,8 @@ struct SendingState {
     schedule: ChunkSchedule,
     outcomes: Vec<Option<ChunkOutcome>>,
     open_outcomes: usize,
+    words: WordsLeft,
+    is_granted: bool,
     /// What each place waits for, with one chunk and with the next.
     waits: Vec<[PlaceWaits; 2]>,
     /// What the gate had let go when this was last looked at, and when the transfer began.
@@ -113,6 +115,8 @@ impl<'a, P: ChunkProvider> Sending<'a, P> {
             schedule: ChunkSchedule::new(now, config, chunks),
             outcomes: vec![None; chunks],
             open_outcomes: chunks,
+            words: WordsLeft::new(),
+            is_granted: false,
             waits: vec![[PlaceWaits::Nothing; 2]; config.max_concurrent_streams],
             let_go_bytes,
             let_go_before: let_go_bytes,
@@ -209,6 +213,7 @@ impl<'a, P: ChunkProvider> Sending<'a, P> {
         let breach = |what: String| Err(ParallelTransferError::Breach(what));
         match message {
             ControlMessage::Outcome { index, outcome } => {
+                let outcome = state.words.keep(outcome);
                 let Some(place) = state.outcomes.get_mut(index as usize) else {
                     return breach(format!("it names chunk {index}, which there is not"));
                 };
@@ -219,7 +224,11 @@ impl<'a, P: ChunkProvider> Sending<'a, P> {
                 Ok(false)
             }
             ControlMessage::Refused(why) => Err(ParallelTransferError::Refused(why)),
+            ControlMessage::Streams(streams) if streams == 0 || state.is_granted => {
+                breach("it says how many streams there are twice, or none".to_owned())
+            }
             ControlMessage::Streams(streams) => {
+                state.is_granted = true;
                 state.schedule.granted(usize::from(streams));
                 drop(state);
                 self.changed.notify(usize::MAX);

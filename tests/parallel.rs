@@ -239,7 +239,15 @@ fn a_peer_that_reads_nothing_costs_no_more_than_the_permits() {
     let manager = manager(&pair, config).with_progress_timeout(Duration::from_millis(700));
     let provider = Arc::new(MadeUp::default());
     let chunks: Vec<_> = (0..200).map(|id| chunk(id, MIB)).collect();
-    let failed = soon(manager.transfer_chunks(chunks, Arc::clone(&provider)));
+    let (failed, _kept) = soon(zip(
+        manager.transfer_chunks(chunks, Arc::clone(&provider)),
+        async {
+            // 16 streams, it says, and then nothing more.
+            let (mut say, hear) = pair.there.accept_bi().await.unwrap();
+            say.write_all(&[3, 0, 16]).await.unwrap();
+            (say, hear)
+        },
+    ));
     let words = failed.unwrap_err().to_string();
     assert!(words.contains("nothing moved for 0.7 s"), "{words}");
     assert!(words.contains("the peer"), "{words}");
@@ -336,8 +344,8 @@ async fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> bool
     .await
 }
 
-/// Whoever drops its future, at whatever await: the other side is told, and the next transfer of the
-/// same handles is whole.
+/// Whoever drops its future, at whatever await: the other side is told, and the next transfer of
+/// the same handles is whole.
 #[test]
 fn a_transfer_may_be_dropped_at_any_await() {
     for backend in BACKENDS {
@@ -352,7 +360,7 @@ fn a_transfer_may_be_dropped_at_any_await() {
         let give = || manager.transfer_chunks(chunks.iter().copied(), MadeUp::default());
         for polls in (0..12).chain((12..120).step_by(9)) {
             let sink = Kept::default();
-            soon(zip(dropped_after(polls, give()), async {
+            let _ = soon(zip(dropped_after(polls, give()), async {
                 // It may not hear of a transfer that was dropped before its first word.
                 or(receiver.receive(&sink), async {
                     after(Duration::from_millis(50)).await;

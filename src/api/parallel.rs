@@ -12,11 +12,11 @@ mod errors;
 mod framing;
 mod incoming;
 mod manager;
+mod outgoing;
 mod pieces;
 mod progress;
 mod receiver;
 mod schedule;
-mod sending;
 
 use std::time::Duration;
 
@@ -35,7 +35,8 @@ const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longer timeouts are no timeouts.
 const PROGRESS_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Streams of one transfer at a time; twice as many are let in, and QUIC's default for a LAN is 512.
+/// Streams of one transfer at a time; twice as many are let in, and QUIC's default for a LAN is
+/// 512.
 const STREAMS_MAX: usize = 256;
 
 /// Chunks of one transfer, at the most that either side may say: 12 MiB of an announcement.

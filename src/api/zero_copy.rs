@@ -103,15 +103,15 @@ pub struct ZeroCopyStatistics {
 
 /// Writes files, and bytes in pieces, to streams without a copy in the program.
 ///
-/// **This is not sendfile(2).** QUIC seals each packet in user space, so the bytes of a file have to
-/// pass through the memory of the process: they are read once, into a pooled buffer, and sealed from
-/// there. (landro's own transfers use `sendfile` and `splice` on TCP lanes where the kernel seals, or
-/// nobody does; streams of programs are carried by QUIC alone.) What is saved is the copy into a
-/// buffer of the caller's, and the one into a queue.
+/// **This is not sendfile(2).** QUIC seals each packet in user space, so the bytes of a file have
+/// to pass through the memory of the process: they are read once, into a pooled buffer, and sealed
+/// from there. (landro's own transfers use `sendfile` and `splice` on TCP lanes where the kernel
+/// seals, or nobody does; streams of programs are carried by QUIC alone.) What is saved is the copy
+/// into a buffer of the caller's, and the one into a queue.
 ///
-/// Reads are done by two threads of the writer, some chunks ahead, and never by the thread that polls
-/// the future. At most 64 MiB are read and not acknowledged at a time, for all streams together; then
-/// reading waits for the peer.
+/// Reads are done by two threads of the writer, some chunks ahead, and never by the thread that
+/// polls the future. At most 64 MiB are read and not acknowledged at a time, for all streams
+/// together; then reading waits for the peer.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -176,8 +176,9 @@ impl ZeroCopyStreamWriter {
         }
     }
 
-    /// Writes `size` bytes of the file, from `offset` on, and gives how many that were: all of them.
-    /// The file's own position is neither used nor changed (pread(2)). The stream is not finished.
+    /// Writes `size` bytes of the file, from `offset` on, and gives how many that were: all of
+    /// them. The file's own position is neither used nor changed (pread(2)). The stream is not
+    /// finished.
     ///
     /// # Errors
     /// The file ends before the range does ([`ZeroCopyError::Short`] says where) or cannot be read:

@@ -19,11 +19,11 @@
 //!
 //! The index is the chunk's place in the announcement. A chunk of no bytes has no segment.
 //!
-//! The receiver says how many streams it has memory for. Until it has, the sender opens none, so that
-//! no stream comes before the transfer that it belongs to: one that was given up may still be what the
-//! receiver is at. For each of these streams a second one may be under way: finished, and not
-//! acknowledged so far. So whatever the receiver reads, it has a place in memory for, and no stream
-//! holds up the credit of the connection that another one needs to go on.
+//! The receiver says how many streams it has memory for. Until it has, the sender opens none, so
+//! that no stream comes before the transfer that it belongs to: one that was given up may still be
+//! what the receiver is at. For each of these streams a second one may be under way: finished, and
+//! not acknowledged so far. So whatever the receiver reads, it has a place in memory for, and no
+//! stream holds up the credit of the connection that another one needs to go on.
 //!
 //! The receiver ends its direction first, when each chunk has an outcome; then the sender does.
 

@@ -40,7 +40,7 @@ pub(super) fn charge_of_arriving(size_bytes: u64) -> usize {
 }
 
 /// What a transfer is made of.
-pub(super) struct ReceivingParts<'a, S> {
+pub(super) struct IncomingParts<'a, S> {
     pub connection: &'a Connection,
     pub sink: &'a S,
     pub chunks: Vec<NeededChunk>,
@@ -54,14 +54,14 @@ pub(super) struct ReceivingParts<'a, S> {
 }
 
 /// A transfer that runs.
-pub(super) struct Receiving<'a, S> {
-    parts: ReceivingParts<'a, S>,
-    state: Mutex<ReceivingState>,
+pub(super) struct IncomingTransfer<'a, S> {
+    parts: IncomingParts<'a, S>,
+    state: Mutex<IncomingState>,
     /// A chunk has an outcome, or outcomes were said.
     changed: Event,
 }
 
-struct ReceivingState {
+struct IncomingState {
     chunks: Vec<ChunkState>,
     open_chunks: usize,
     /// Outcomes that the sender does not know.
@@ -108,13 +108,13 @@ struct KeptContent {
     permit: Permit,
 }
 
-impl<'a, S: ChunkSink> Receiving<'a, S> {
-    pub fn new(parts: ReceivingParts<'a, S>) -> Receiving<'a, S> {
+impl<'a, S: ChunkSink> IncomingTransfer<'a, S> {
+    pub fn new(parts: IncomingParts<'a, S>) -> IncomingTransfer<'a, S> {
         let chunks = parts.chunks.len();
         let seats = 2 * parts.streams;
-        Receiving {
+        IncomingTransfer {
             parts,
-            state: Mutex::new(ReceivingState {
+            state: Mutex::new(IncomingState {
                 chunks: vec![ChunkState::Awaited; chunks],
                 open_chunks: chunks,
                 to_say: BytesMut::new(),
@@ -125,7 +125,7 @@ impl<'a, S: ChunkSink> Receiving<'a, S> {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, ReceivingState> {
+    fn state(&self) -> MutexGuard<'_, IncomingState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -276,7 +276,7 @@ impl<'a, S: ChunkSink> Receiving<'a, S> {
 }
 
 /// A seat.
-impl<S: ChunkSink> Receiving<'_, S> {
+impl<S: ChunkSink> IncomingTransfer<'_, S> {
     /// Reads one stream after the other.
     async fn sit(&self, seat: usize) -> Result<(), ParallelTransferError> {
         loop {

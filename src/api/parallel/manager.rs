@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::alarm::StallAlarm;
 use super::chunks::{ChunkProvider, ChunkResult, LARGEST_CHUNK_BYTES, NeededChunk};
 use super::errors::ParallelTransferError;
+use super::outgoing::{OutgoingParts, OutgoingTransfer};
 use super::pieces::{Readers, charge_of};
 use super::progress::{ProgressBoard, ProgressStream};
-use super::sending::{Sending, SendingParts};
 use super::{CHUNKS_MAX, PROGRESS_TIMEOUT, check_buffer, check_streams, check_timeout};
 use crate::api::buffers::BufferPool;
 use crate::api::connection::Connection;
@@ -32,15 +32,15 @@ const READ_THREADS_MAX: usize = 4;
 /// - **Memory** is taken by permits, of `max_buffer_size` bytes in all: before a chunk is asked of
 ///   the provider, until the peer's transport has acknowledged it. A provider that is fast and a
 ///   peer that is slow cost no more.
-/// - **Each chunk** has a BLAKE3 digest, which the receiver compares before its sink sees the chunk,
-///   and an outcome, which comes back.
+/// - **Each chunk** has a BLAKE3 digest, which the receiver compares before its sink sees the
+///   chunk, and an outcome, which comes back.
 /// - **Every wait ends**: where nothing moves for the
 ///   [progress timeout](Self::with_progress_timeout), the transfer fails and says what it waited
 ///   for.
 ///
 /// One transfer runs at a time. The peer's receiver takes all streams that this side of the
-/// connection opens, so a program that has streams of its own beside opens them from the other side,
-/// or over another connection.
+/// connection opens, so a program that has streams of its own beside opens them from the other
+/// side, or over another connection.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -73,7 +73,8 @@ const READ_THREADS_MAX: usize = 4;
 /// # let chunks_needed = (0..4).map(|id| NeededChunk { id, size_bytes: 100_000 });
 /// let manager = ParallelTransferManager::new(connection, ParallelTransferConfig {
 ///     max_concurrent_streams: 16, chunks_per_stream: 8, bytes_per_stream_target: 4 * 1024 * 1024,
-///     adaptive_parallelism: true, bandwidth_window: Duration::from_secs(1), max_buffer_size: 128 * 1024 * 1024 });
+///     adaptive_parallelism: true, bandwidth_window: Duration::from_secs(1),
+///     max_buffer_size: 128 * 1024 * 1024 });
 /// let chunks = manager.transfer_chunks(chunks_needed, chunk_provider).await?;
 /// assert!(chunks.iter().all(ChunkResult::is_delivered));
 /// # assert_eq!(chunks.len(), 4);
@@ -150,7 +151,7 @@ impl ParallelTransferManager {
             });
         };
         let (say, hear) = opened?;
-        let parts = SendingParts {
+        let parts = OutgoingParts {
             connection: &self.connection,
             config: &self.config,
             chunks: &chunks,
@@ -163,7 +164,7 @@ impl ParallelTransferManager {
             board: &self.board,
             alarm,
         };
-        let sending = Sending::new(parts, say.id());
+        let sending = OutgoingTransfer::new(parts, say.id());
         sending.run(say, hear).await
     }
 
@@ -194,8 +195,8 @@ impl ParallelTransferManager {
         Ok(chunks)
     }
 
-    /// Ends the transfer that runs, if one does, with [`ParallelTransferError::Cancelled`]. From any
-    /// thread.
+    /// Ends the transfer that runs, if one does, with [`ParallelTransferError::Cancelled`]. From
+    /// any thread.
     pub fn cancel(&self) {
         self.board.cancel();
     }

@@ -49,14 +49,14 @@ pub(super) struct ChunkPieces<'a> {
     size_bytes: u64,
     permit: Permit,
     /// Pieces that were begun, or need not be.
-    begun: VecDeque<Begun>,
+    begun: VecDeque<PieceAhead>,
     /// The next that is to be begun, and the next that is to be taken.
     next: u32,
     taken: u32,
     tree: Tree,
 }
 
-enum Begun {
+enum PieceAhead {
     Reads(PieceRead),
     Ready(ReadPiece),
 }
@@ -121,7 +121,7 @@ impl<'a> ChunkPieces<'a> {
         Ok(())
     }
 
-    fn begin_piece(&self, at: u64, bytes: usize, permit: Permit) -> Result<Begun, PieceError> {
+    fn begin_piece(&self, at: u64, bytes: usize, permit: Permit) -> Result<PieceAhead, PieceError> {
         let place = PlaceOfPiece {
             index: self.next,
             whole_bytes: self.size_bytes,
@@ -132,7 +132,7 @@ impl<'a> ChunkPieces<'a> {
                 if bytes <= SMALL_BYTES {
                     let value = Some(value_of(&data, place));
                     let bytes = permit.hold(data);
-                    return Ok(Begun::Ready(ReadPiece { bytes, value }));
+                    return Ok(PieceAhead::Ready(ReadPiece { bytes, value }));
                 }
                 PieceSource::Memory(data)
             }
@@ -144,20 +144,20 @@ impl<'a> ChunkPieces<'a> {
             },
         };
         let reads = self.readers.reads.begin(source, Some(place), permit);
-        reads.map(Begun::Reads)
+        reads.map(PieceAhead::Reads)
     }
 
     /// The next piece. `None`: there is no more.
     pub async fn next(&mut self) -> Result<Option<bytes::Bytes>, String> {
         let piece = match self.begun.front() {
             None => return Ok(None),
-            Some(Begun::Reads(reads)) => Some(reads.done().await),
-            Some(Begun::Ready(_)) => None,
+            Some(PieceAhead::Reads(reads)) => Some(reads.done().await),
+            Some(PieceAhead::Ready(_)) => None,
         };
         let piece = match (piece, self.begun.pop_front()) {
             (Some(piece), _) => piece.map_err(|error| error.to_string())?,
-            (None, Some(Begun::Ready(piece))) => piece,
-            (None, Some(Begun::Reads(_)) | None) => return Ok(None),
+            (None, Some(PieceAhead::Ready(piece))) => piece,
+            (None, Some(PieceAhead::Reads(_)) | None) => return Ok(None),
         };
         if let Some(value) = piece.value {
             self.tree.insert(ChunkIndex(self.taken), value);

@@ -16,7 +16,7 @@ use super::framing::{
     ANNOUNCED_CHUNK_BYTES, ANNOUNCEMENT_HEAD_BYTES, ControlMessage, announced_chunk,
     announcement_head,
 };
-use super::incoming::{Receiving, ReceivingParts, charge_of_arriving};
+use super::incoming::{IncomingParts, IncomingTransfer, charge_of_arriving};
 use super::{CHUNKS_MAX, PROGRESS_TIMEOUT, check_buffer, check_streams, check_timeout};
 use crate::api::buffers::BufferPool;
 use crate::api::connection::Connection;
@@ -58,10 +58,10 @@ impl Default for ParallelReceiverConfig {
 /// and gives it to a [`ChunkSink`].
 ///
 /// A chunk is in memory whole, and its BLAKE3 digest compared, before the sink sees it. Memory is
-/// bounded by `max_buffer_size` whatever the peer sends and the sink holds; a sink that is slow makes
-/// the sender wait. Whatever the peer says is checked: of one that does what no right one does, the
-/// transfer ends with [`ParallelTransferError::Breach`], and nothing of it was given to the sink that
-/// was not announced, whole and right.
+/// bounded by `max_buffer_size` whatever the peer sends and the sink holds; a sink that is slow
+/// makes the sender wait. Whatever the peer says is checked: of one that does what no right one
+/// does, the transfer ends with [`ParallelTransferError::Breach`], and nothing of it was given to
+/// the sink that was not announced, whole and right.
 ///
 /// While it receives, it takes all streams that the peer opens on the connection.
 pub struct ParallelReceiver {
@@ -108,10 +108,9 @@ impl ParallelReceiver {
     /// order in which they are needed. For the transfer to begin it waits as long as the connection
     /// lives; from then on, something has to move.
     ///
-    /// # Errors
-    /// The peer broke the rules, was refused for what it announced, or gave up; nothing moved for
-    /// the progress timeout; the connection is over. That a chunk was not delivered is no error, but
-    /// its outcome.
+    /// # Errors The peer broke the rules, was refused for what it announced, or gave up; nothing
+    /// moved for the progress timeout; the connection is over. That a chunk was not delivered is no
+    /// error, but its outcome.
     ///
     /// # Cancel safety
     /// Dropping the future ends the transfer, if one has begun: the sender is told. The sink has
@@ -156,7 +155,7 @@ impl ParallelReceiver {
             });
         };
         let (chunks, streams) = announced?;
-        let receiving = Receiving::new(ReceivingParts {
+        let receiving = IncomingTransfer::new(IncomingParts {
             connection: &self.connection,
             sink,
             chunks,

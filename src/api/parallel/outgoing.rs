@@ -27,7 +27,7 @@ use crate::proto::parallel::ParallelTransferConfig;
 const CONTROL_READ_BYTES: usize = 16 << 10;
 
 /// What a transfer is made of.
-pub(super) struct SendingParts<'a, P> {
+pub(super) struct OutgoingParts<'a, P> {
     pub connection: &'a Connection,
     pub config: &'a ParallelTransferConfig,
     pub chunks: &'a [NeededChunk],
@@ -39,16 +39,16 @@ pub(super) struct SendingParts<'a, P> {
 }
 
 /// A transfer that runs.
-pub(super) struct Sending<'a, P> {
-    parts: SendingParts<'a, P>,
+pub(super) struct OutgoingTransfer<'a, P> {
+    parts: OutgoingParts<'a, P>,
     /// The number of the control stream.
     control: u64,
-    state: Mutex<SendingState>,
+    state: Mutex<OutgoingState>,
     /// The number of streams has changed, or all chunks are with somebody.
     changed: Event,
 }
 
-struct SendingState {
+struct OutgoingState {
     schedule: ChunkSchedule,
     outcomes: Vec<Option<ChunkOutcome>>,
     open_outcomes: usize,
@@ -107,11 +107,11 @@ impl PlaceStreams {
     }
 }
 
-impl<'a, P: ChunkProvider> Sending<'a, P> {
-    pub fn new(parts: SendingParts<'a, P>, control: u64) -> Sending<'a, P> {
+impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
+    pub fn new(parts: OutgoingParts<'a, P>, control: u64) -> OutgoingTransfer<'a, P> {
         let (config, chunks, now) = (parts.config, parts.chunks.len(), engine::now());
         let let_go_bytes = parts.gate.let_go_bytes();
-        let state = SendingState {
+        let state = OutgoingState {
             schedule: ChunkSchedule::new(now, config, chunks),
             outcomes: vec![None; chunks],
             open_outcomes: chunks,
@@ -122,7 +122,7 @@ impl<'a, P: ChunkProvider> Sending<'a, P> {
             let_go_before: let_go_bytes,
             total_bytes: parts.chunks.iter().map(|chunk| chunk.size_bytes).sum(),
         };
-        Sending {
+        OutgoingTransfer {
             parts,
             control,
             state: Mutex::new(state),
@@ -130,7 +130,7 @@ impl<'a, P: ChunkProvider> Sending<'a, P> {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, SendingState> {
+    fn state(&self) -> MutexGuard<'_, OutgoingState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -313,7 +313,7 @@ impl<'a, P: ChunkProvider> Sending<'a, P> {
 }
 
 /// A place.
-impl<'a, P: ChunkProvider> Sending<'a, P> {
+impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
     /// Fills streams with chunks until there are none. A stream that the peer stopped ends the
     /// place: why, the control stream says.
     async fn carry(&self, place: usize) -> Result<(), ParallelTransferError> {

@@ -82,7 +82,7 @@ enum PlaceWaits {
 /// What a place has to do next.
 enum Prepared<'a> {
     /// A chunk, or why there is none.
-    Chunk(usize, Result<ChunkPieces<'a>, String>),
+    Chunk(usize, Box<Result<ChunkPieces<'a>, String>>),
     Rest,
     Over,
 }
@@ -382,7 +382,7 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
         self.waits(place, PREPARES, PlaceWaits::Nothing);
         let found = found.map_err(|failure| failure.to_string());
         let begin = |data| ChunkPieces::begin(self.parts.readers, chunk, data, permit);
-        Ok(Prepared::Chunk(index, found.and_then(begin)))
+        Ok(Prepared::Chunk(index, Box::new(found.and_then(begin))))
     }
 
     /// A chunk goes onto the stream of its place.
@@ -390,7 +390,7 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
         &self,
         place: usize,
         streams: &mut PlaceStreams,
-        (index, pieces): (usize, Result<ChunkPieces<'a>, String>),
+        (index, pieces): (usize, Box<Result<ChunkPieces<'a>, String>>),
     ) -> Result<(), ParallelTransferError> {
         self.waits(place, WRITES, PlaceWaits::Stream);
         let written = async {
@@ -401,7 +401,7 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
             let size_bytes = self.parts.chunks[index].size_bytes;
             let head = record_head(index as u32, size_bytes);
             stream.write_all(&head).await?;
-            let why = match pieces {
+            let why = match *pieces {
                 Ok(pieces) => self.write_pieces(place, stream, (index, pieces)).await?,
                 Err(why) => Some(why),
             };

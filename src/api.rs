@@ -5,11 +5,15 @@ mod buffers;
 mod connection;
 mod engine;
 mod errors;
+mod file_reads;
 mod lookup;
 mod mmap;
+mod parallel;
+mod permits;
 mod pool;
 mod stream;
 mod transfer;
+mod zero_copy;
 
 pub use buffers::{
     BufferPool, BufferPoolError, BufferPoolStatistics, MemoryPressure, PooledBuffer,
@@ -34,4 +38,12 @@ pub use crate::ids::{CopyId, Fingerprint};
 pub use crate::proto::receive::MetadataOptions;
 pub use crate::proto::session::{Direction, Grant, Transfer, TransferOptions};
 pub use crate::proto::{EntryError, EntryErrorCode, EntryPlace, EntryResult, Kind};
+pub use parallel::{
+    ChunkData, ChunkFailure, ChunkOutcome, ChunkProvider, ChunkResult, ChunkSink,
+    LARGEST_CHUNK_BYTES, NeededChunk, ParallelReceiver, ParallelReceiverConfig,
+    ParallelTransferError, ParallelTransferManager, ProgressStream, TransferProgress,
+};
+pub use zero_copy::{ZeroCopyError, ZeroCopyStatistics, ZeroCopyStreamWriter};
+
+pub use crate::proto::parallel::ParallelTransferConfig;
 pub use crate::worker::ConnectionStatistics;

@@ -75,3 +75,20 @@ fn a_pool_of_connections() {
                     not dialled after 1 failure\ncut off: 0\n";
     assert_eq!(said, expected);
 }
+
+#[test]
+fn parallel_chunks() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    let data: Vec<u8> = (0..20_000_001_u32)
+        .map(|n| (n.wrapping_mul(n) >> 9) as u8)
+        .collect();
+    fs::write(&from, &data).unwrap();
+    let done = example("parallel_chunks").args([&from, &to]).output();
+    let done = done.unwrap();
+    let words = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{words}");
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(said.contains("received: 20 of 20"), "{said}");
+    assert!(fs::read(&to).unwrap() == data, "another file arrived");
+}

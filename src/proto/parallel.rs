@@ -1,7 +1,8 @@
 //! How the chunks of a transfer share data streams: configuration, measured parallelism, pacing,
 //! stream slots.
 //!
-//! The sender is the only user. Memory is not bounded here but by the sender's read-ahead, of which
+//! The sender of a session is one user, the sender of a program's chunks (`api::parallel`) the
+//! other. Memory is not bounded here but by the sender's read-ahead, of which
 //! [`ParallelTransferConfig::max_buffer_size`] is the ceiling.
 
 mod bucket;
@@ -16,7 +17,7 @@ use std::time::Duration;
 pub use bucket::TokenBucket;
 pub use bucket::TransferRate;
 pub use parallelism::Parallelism;
-pub use streams::StreamSlots;
+pub use streams::{StreamLimits, StreamLoad, StreamSlots};
 
 /// Chunks of the partial files a receiver has open, and so of the files a sender resumes, taken
 /// together: what a lying peer can make either side keep chaining values and bitmaps of (a few

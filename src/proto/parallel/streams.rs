@@ -12,8 +12,7 @@ use crate::ids::{MoverId, StreamKey};
 #[derive(Debug)]
 pub struct StreamSlots {
     slots: Vec<Slot>,
-    chunks_per_stream: u32,
-    bytes_per_stream_target: u64,
+    limits: StreamLimits,
     mover: MoverId,
     next_key: u32,
 }
@@ -21,9 +20,40 @@ pub struct StreamSlots {
 #[derive(Debug, Default)]
 struct Slot {
     key: Option<StreamKey>,
+    load: StreamLoad,
+    jobs: VecDeque<usize>,
+}
+
+/// How much one stream carries before another takes its place.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamLimits {
+    chunks_per_stream: u32,
+    bytes_per_stream_target: u64,
+}
+
+impl StreamLimits {
+    pub fn new(config: &ParallelTransferConfig) -> StreamLimits {
+        StreamLimits {
+            chunks_per_stream: config.chunks_per_stream.max(1),
+            bytes_per_stream_target: config.bytes_per_stream_target.max(1),
+        }
+    }
+}
+
+/// What a stream has carried.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StreamLoad {
     chunks: u32,
     bytes: u64,
-    jobs: VecDeque<usize>,
+}
+
+impl StreamLoad {
+    /// A record of `bytes` ends on the stream. `true`: the stream is to end with it.
+    pub fn record_ends(&mut self, bytes: u64, limits: StreamLimits) -> bool {
+        self.chunks += 1;
+        self.bytes += bytes;
+        self.chunks >= limits.chunks_per_stream || self.bytes >= limits.bytes_per_stream_target
+    }
 }
 
 impl StreamSlots {
@@ -33,8 +63,7 @@ impl StreamSlots {
             slots: (0..config.max_concurrent_streams.max(1))
                 .map(|_| Slot::default())
                 .collect(),
-            chunks_per_stream: config.chunks_per_stream.max(1),
-            bytes_per_stream_target: config.bytes_per_stream_target.max(1),
+            limits: StreamLimits::new(config),
             mover,
             next_key: 0,
         }
@@ -77,7 +106,7 @@ impl StreamSlots {
         }
         let key = self.fresh_key();
         let slot = &mut self.slots[slot];
-        (slot.key, slot.chunks, slot.bytes) = (Some(key), 0, 0);
+        (slot.key, slot.load) = (Some(key), StreamLoad::default());
         key
     }
 
@@ -90,11 +119,8 @@ impl StreamSlots {
 
     /// A record of `bytes` ends on this slot's stream. `true`: the stream is to end with it.
     pub fn record_ends(&mut self, slot: usize, bytes: u64) -> bool {
-        let (chunks_max, bytes_max) = (self.chunks_per_stream, self.bytes_per_stream_target);
         let slot = &mut self.slots[slot];
-        slot.chunks += 1;
-        slot.bytes += bytes;
-        let full = slot.chunks >= chunks_max || slot.bytes >= bytes_max;
+        let full = slot.load.record_ends(bytes, self.limits);
         if full {
             slot.key = None;
         }
@@ -104,7 +130,7 @@ impl StreamSlots {
     /// How many records ended on the stream of a slot.
     pub fn records(&self, slot: usize) -> u32 {
         let slot = &self.slots[slot];
-        slot.key.map_or(0, |_| slot.chunks)
+        slot.key.map_or(0, |_| slot.load.chunks)
     }
 
     /// Streams that do not go on: the slots that had one of them, with it and its whole records.
@@ -112,7 +138,7 @@ impl StreamSlots {
         let mut lost = Vec::new();
         for (at, slot) in self.slots.iter_mut().enumerate() {
             if let Some(key) = slot.key.take_if(|key| is_lost(*key)) {
-                lost.push((at, key, slot.chunks));
+                lost.push((at, key, slot.load.chunks));
             }
         }
         lost

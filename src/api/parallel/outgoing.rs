@@ -1,0 +1,459 @@
+//! One transfer as its sender runs it: places that each fill a stream with chunks, and the control
+//! stream that says what became of them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use event_listener::Event;
+
+use super::alarm::StallAlarm;
+use super::chunks::{ChunkOutcome, ChunkProvider, ChunkResult, NeededChunk, WordsLeft};
+use super::crew::{Crew, both};
+use super::errors::ParallelTransferError;
+use super::framing::{
+    self, ControlMessage, ControlMessages, record_head, segment_head, stream_head,
+};
+use super::pieces::{ChunkPieces, Readers, charge_of};
+use super::progress::{ProgressBoard, TransferProgress};
+use super::schedule::{ChunkSchedule, Claim};
+use crate::api::connection::Connection;
+use crate::api::errors::WriteError;
+use crate::api::permits::MemoryGate;
+use crate::api::stream::{RecvStream, SendStream};
+use crate::engine;
+use crate::proto::parallel::ParallelTransferConfig;
+
+/// What one read of the control stream brings at most.
+const CONTROL_READ_BYTES: usize = 16 << 10;
+
+/// What a transfer is made of.
+pub(super) struct OutgoingParts<'a, P> {
+    pub connection: &'a Connection,
+    pub config: &'a ParallelTransferConfig,
+    pub chunks: &'a [NeededChunk],
+    pub provider: &'a P,
+    pub gate: &'a Arc<MemoryGate>,
+    pub readers: Readers<'a>,
+    pub board: &'a ProgressBoard,
+    pub alarm: StallAlarm,
+}
+
+/// A transfer that runs.
+pub(super) struct OutgoingTransfer<'a, P> {
+    parts: OutgoingParts<'a, P>,
+    /// The number of the control stream.
+    control: u64,
+    state: Mutex<OutgoingState>,
+    /// The number of streams has changed, or all chunks are with somebody.
+    changed: Event,
+}
+
+struct OutgoingState {
+    schedule: ChunkSchedule,
+    outcomes: Vec<Option<ChunkOutcome>>,
+    open_outcomes: usize,
+    words: WordsLeft,
+    is_granted: bool,
+    /// What each place waits for, with one chunk and with the next.
+    waits: Vec<[PlaceWaits; 2]>,
+    /// What the gate had let go when this was last looked at, and when the transfer began.
+    let_go_bytes: u64,
+    let_go_before: u64,
+    total_bytes: u64,
+}
+
+/// The two things that a place does at a time.
+const PREPARES: usize = 0;
+const WRITES: usize = 1;
+
+#[derive(Clone, Copy)]
+enum PlaceWaits {
+    Nothing,
+    Memory(usize),
+    Provider(usize),
+    /// For a disk.
+    Read(usize),
+    /// For a stream, or for the one before to be acknowledged.
+    Stream,
+    /// For room in the transport.
+    Room(usize),
+}
+
+/// What a place has to do next.
+enum Prepared<'a> {
+    /// A chunk, or why there is none.
+    Chunk(usize, Box<Result<ChunkPieces<'a>, String>>),
+    Rest,
+    Over,
+}
+
+/// The streams of a place.
+#[derive(Default)]
+struct PlaceStreams {
+    open: Option<SendStream>,
+    /// Finished, and perhaps not acknowledged. There is no more than one: the receiver has memory
+    /// for so many.
+    ending: Option<SendStream>,
+}
+
+impl PlaceStreams {
+    fn finish(&mut self) -> Result<(), WriteError> {
+        let Some(mut stream) = self.open.take() else {
+            return Ok(());
+        };
+        stream.finish()?;
+        self.ending = Some(stream);
+        Ok(())
+    }
+}
+
+impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
+    pub fn new(parts: OutgoingParts<'a, P>, control: u64) -> OutgoingTransfer<'a, P> {
+        let (config, chunks, now) = (parts.config, parts.chunks.len(), engine::now());
+        let let_go_bytes = parts.gate.let_go_bytes();
+        let state = OutgoingState {
+            schedule: ChunkSchedule::new(now, config, chunks),
+            outcomes: vec![None; chunks],
+            open_outcomes: chunks,
+            words: WordsLeft::new(),
+            is_granted: false,
+            waits: vec![[PlaceWaits::Nothing; 2]; config.max_concurrent_streams],
+            let_go_bytes,
+            let_go_before: let_go_bytes,
+            total_bytes: parts.chunks.iter().map(|chunk| chunk.size_bytes).sum(),
+        };
+        OutgoingTransfer {
+            parts,
+            control,
+            state: Mutex::new(state),
+            changed: Event::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, OutgoingState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends everything, and gives what became of it.
+    pub async fn run(
+        &self,
+        mut say: SendStream,
+        hear: RecvStream,
+    ) -> Result<Vec<ChunkResult>, ParallelTransferError> {
+        let mut crew = Crew::new();
+        for place in 0..self.parts.config.max_concurrent_streams {
+            crew.add(self.carry(place));
+        }
+        crew.add(async {
+            self.parts.alarm.rings().await;
+            let (after, waits_for) = (self.parts.alarm.timeout(), self.waits_for());
+            Err(ParallelTransferError::Stalled { after, waits_for })
+        });
+        crew.add(async {
+            self.parts.board.cancelled().await;
+            Err(ParallelTransferError::Cancelled)
+        });
+        let speaks = async {
+            let announced =
+                framing::announcement(self.parts.config.max_concurrent_streams, self.parts.chunks);
+            let said = say.write_bytes(announced).await;
+            // What the peer says of it tells more than that it wants no more.
+            if let Err(WriteError::Lost(lost)) = said {
+                return Err(lost.into());
+            }
+            self.hear(hear).await?;
+            let mut end = bytes::BytesMut::new();
+            ControlMessage::End.write(&mut end);
+            let ended = say.write_bytes(end.freeze()).await;
+            // Whether the peer hears that all is well changes nothing here.
+            let _ = ended.and_then(|()| say.finish());
+            Ok(())
+        };
+        crew.work(speaks, || self.look(engine::now())).await?;
+        self.look(engine::now());
+        let outcomes = std::mem::take(&mut self.state().outcomes);
+        let chunks = self.parts.chunks.iter().copied();
+        let results = chunks.zip(outcomes).filter_map(|(chunk, outcome)| {
+            let outcome = outcome?;
+            Some(ChunkResult { chunk, outcome })
+        });
+        Ok(results.collect())
+    }
+
+    /// Reads what became of the chunks, to the end.
+    async fn hear(&self, mut hear: RecvStream) -> Result<(), ParallelTransferError> {
+        let mut messages = ControlMessages::default();
+        let mut is_over = false;
+        loop {
+            let read = hear.read_bytes(CONTROL_READ_BYTES).await;
+            let Some(bytes) = read.map_err(ParallelTransferError::of_read)? else {
+                break;
+            };
+            messages.push(&bytes);
+            while let Some(message) = messages.next()? {
+                if is_over {
+                    let what = "it says more behind the end".to_owned();
+                    return Err(ParallelTransferError::Breach(what));
+                }
+                is_over = self.take_in(message)?;
+            }
+            self.parts.alarm.moved(engine::now());
+        }
+        match is_over {
+            true => Ok(()),
+            false => Err(ParallelTransferError::Breach(
+                "its words end in the middle".to_owned(),
+            )),
+        }
+    }
+
+    /// True: it was the last.
+    fn take_in(&self, message: ControlMessage) -> Result<bool, ParallelTransferError> {
+        let mut state = self.state();
+        let breach = |what: String| Err(ParallelTransferError::Breach(what));
+        match message {
+            ControlMessage::Outcome { index, outcome } => {
+                let outcome = state.words.keep(outcome);
+                let Some(place) = state.outcomes.get_mut(index as usize) else {
+                    return breach(format!("it names chunk {index}, which there is not"));
+                };
+                if place.replace(outcome).is_some() {
+                    return breach(format!("it says twice what became of chunk {index}"));
+                }
+                state.open_outcomes -= 1;
+                Ok(false)
+            }
+            ControlMessage::Refused(why) => Err(ParallelTransferError::Refused(why)),
+            ControlMessage::Streams(streams) if streams == 0 || state.is_granted => {
+                breach("it says how many streams there are twice, or none".to_owned())
+            }
+            ControlMessage::Streams(streams) => {
+                state.is_granted = true;
+                state.schedule.granted(usize::from(streams));
+                drop(state);
+                self.changed.notify(usize::MAX);
+                Ok(false)
+            }
+            ControlMessage::End if state.open_outcomes > 0 => {
+                let open = state.open_outcomes;
+                breach(format!("it ends, and {open} chunks have no outcome"))
+            }
+            ControlMessage::End => Ok(true),
+        }
+    }
+
+    /// What has changed since this was last called: who paces the streams, and who watches, is
+    /// told.
+    fn look(&self, now: Instant) {
+        let gate = self.parts.gate;
+        let mut state = self.state();
+        let let_go_bytes = gate.let_go_bytes();
+        let news = let_go_bytes - std::mem::replace(&mut state.let_go_bytes, let_go_bytes);
+        if news > 0 {
+            self.parts.alarm.moved(now);
+            if state.schedule.acknowledged(now, news) {
+                self.changed.notify(usize::MAX);
+            }
+        }
+        // Bytes that an earlier transfer gave up may still have come free in this one.
+        let acknowledged_bytes = (let_go_bytes - state.let_go_before).min(state.total_bytes);
+        let progress = TransferProgress {
+            chunks: state.outcomes.len(),
+            finished_chunks: state.outcomes.len() - state.open_outcomes,
+            total_bytes: state.total_bytes,
+            acknowledged_bytes,
+            streams: state.schedule.streams(),
+            buffered_bytes: gate.in_use_bytes(),
+            bytes_per_second: state.schedule.goodput_bytes_per_second(now),
+        };
+        drop(state);
+        self.parts.board.update(progress);
+    }
+
+    fn waits(&self, place: usize, what: usize, waits: PlaceWaits) {
+        self.state().waits[place][what] = waits;
+    }
+
+    /// In words: what is closest to the program first.
+    fn waits_for(&self) -> String {
+        let state = self.state();
+        let waits = || state.waits.iter().flatten();
+        let name = |index: usize| self.parts.chunks[index];
+        for waits in waits() {
+            match waits {
+                PlaceWaits::Provider(index) => {
+                    return format!("the provider, to give {}", name(*index));
+                }
+                PlaceWaits::Read(index) => {
+                    return format!("a file to be read, of {}", name(*index));
+                }
+                PlaceWaits::Nothing
+                | PlaceWaits::Memory(_)
+                | PlaceWaits::Stream
+                | PlaceWaits::Room(_) => {}
+            }
+        }
+        for waits in waits() {
+            match waits {
+                PlaceWaits::Room(index) => {
+                    return format!("the peer, to read {}", name(*index));
+                }
+                PlaceWaits::Stream => return "the peer, to let in another stream".to_owned(),
+                PlaceWaits::Memory(index) => {
+                    let used = self.parts.gate.in_use_bytes();
+                    let name = name(*index);
+                    return format!("the peer: {used} bytes are not acknowledged, before {name}");
+                }
+                PlaceWaits::Nothing | PlaceWaits::Provider(_) | PlaceWaits::Read(_) => {}
+            }
+        }
+        let open = state.open_outcomes;
+        format!("the peer, to say what became of {open} chunks; is its sink stuck?")
+    }
+}
+
+/// A place.
+impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
+    /// Fills streams with chunks until there are none. A stream that the peer stopped ends the
+    /// place: why, the control stream says.
+    async fn carry(&self, place: usize) -> Result<(), ParallelTransferError> {
+        match self.carry_chunks(place).await {
+            Err(ParallelTransferError::PeerGaveUp { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn carry_chunks(&self, place: usize) -> Result<(), ParallelTransferError> {
+        let mut streams = PlaceStreams::default();
+        let mut next = self.prepare(place).await?;
+        loop {
+            next = match next {
+                Prepared::Chunk(index, pieces) => {
+                    let writes = self.write(place, &mut streams, (index, pieces));
+                    both(writes, self.prepare(place)).await?.1
+                }
+                Prepared::Rest => {
+                    self.state().schedule.stream_ends(place);
+                    streams.finish().map_err(ParallelTransferError::of_write)?;
+                    self.rest(place).await;
+                    self.prepare(place).await?
+                }
+                Prepared::Over => {
+                    return streams.finish().map_err(ParallelTransferError::of_write);
+                }
+            };
+        }
+    }
+
+    /// Waits until there is something for the place to do, or nothing for anybody.
+    async fn rest(&self, place: usize) {
+        loop {
+            let changed = self.changed.listen();
+            if self.state().schedule.has_work_for(place) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn claim(&self, place: usize) -> Claim {
+        let mut state = self.state();
+        let claim = state.schedule.claim(place);
+        if state.schedule.is_over() {
+            drop(state);
+            self.changed.notify(usize::MAX);
+        }
+        claim
+    }
+
+    /// The next chunk of a place: memory first, then the provider is asked.
+    async fn prepare(&self, place: usize) -> Result<Prepared<'a>, ParallelTransferError> {
+        let index = match self.claim(place) {
+            Claim::Chunk(index) => index,
+            Claim::Rest => return Ok(Prepared::Rest),
+            Claim::Over => return Ok(Prepared::Over),
+        };
+        let chunk = self.parts.chunks[index];
+        self.waits(place, PREPARES, PlaceWaits::Memory(index));
+        let permit = self.parts.gate.take(charge_of(chunk.size_bytes)).await;
+        self.waits(place, PREPARES, PlaceWaits::Provider(index));
+        let found = self.parts.provider.provide(chunk).await;
+        self.parts.alarm.moved(engine::now());
+        self.waits(place, PREPARES, PlaceWaits::Nothing);
+        let found = found.map_err(|failure| failure.to_string());
+        let begin = |data| ChunkPieces::begin(self.parts.readers, chunk, data, permit);
+        Ok(Prepared::Chunk(index, Box::new(found.and_then(begin))))
+    }
+
+    /// A chunk goes onto the stream of its place.
+    async fn write(
+        &self,
+        place: usize,
+        streams: &mut PlaceStreams,
+        (index, pieces): (usize, Box<Result<ChunkPieces<'a>, String>>),
+    ) -> Result<(), ParallelTransferError> {
+        self.waits(place, WRITES, PlaceWaits::Stream);
+        let written = async {
+            self.open(streams).await?;
+            let Some(stream) = &mut streams.open else {
+                return Ok(());
+            };
+            let size_bytes = self.parts.chunks[index].size_bytes;
+            let head = record_head(index as u32, size_bytes);
+            stream.write_all(&head).await?;
+            let why = match *pieces {
+                Ok(pieces) => self.write_pieces(place, stream, (index, pieces)).await?,
+                Err(why) => Some(why),
+            };
+            if let Some(why) = why {
+                stream.write_bytes(framing::given_up(&why)).await?;
+            }
+            if self.state().schedule.chunk_ends(place, size_bytes) {
+                streams.finish()?;
+            }
+            Ok(())
+        };
+        let written = written.await;
+        self.waits(place, WRITES, PlaceWaits::Nothing);
+        written.map_err(ParallelTransferError::of_write)
+    }
+
+    /// Sees to it that the place has an open stream.
+    async fn open(&self, streams: &mut PlaceStreams) -> Result<(), WriteError> {
+        if streams.open.is_some() {
+            return Ok(());
+        }
+        if let Some(mut ending) = streams.ending.take() {
+            ending.delivered().await?;
+        }
+        let mut stream = self.parts.connection.open_uni().await?;
+        stream.write_all(&stream_head(self.control)).await?;
+        streams.open = Some(stream);
+        Ok(())
+    }
+
+    /// The segments and the digest of a chunk; or why it cannot be had.
+    async fn write_pieces(
+        &self,
+        place: usize,
+        stream: &mut SendStream,
+        (index, mut pieces): (usize, ChunkPieces<'a>),
+    ) -> Result<Option<String>, WriteError> {
+        loop {
+            self.waits(place, WRITES, PlaceWaits::Read(index));
+            let piece = match pieces.next().await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break,
+                Err(why) => return Ok(Some(why)),
+            };
+            self.waits(place, WRITES, PlaceWaits::Room(index));
+            stream.write_all(&segment_head(piece.len())).await?;
+            stream.write_bytes(piece).await?;
+        }
+        self.waits(place, WRITES, PlaceWaits::Room(index));
+        match pieces.digest() {
+            Some(digest) => stream.write_all(&digest).await.map(|()| None),
+            None => Ok(Some("its digest is not known".to_owned())),
+        }
+    }
+}

@@ -30,7 +30,8 @@ pub use stream::{RecvStream, SendStream};
 pub use transfer::{ListedEntry, RunningTransfer, TransferError, TransferEvent, TransferSummary};
 
 pub use crate::config::{
-    ConfigError, CongestionControl, Correction, Diagnostics, LaneKind, QuicConfig,
+    ConfigError, CongestionControl, Correction, Diagnostics, FixedRate, LaneKind, PathView,
+    QuicConfig, RateBound, RatePolicy,
 };
 pub use crate::engine::BackendChoice;
 pub use crate::identity::{BoringError, Identity, IdentityError};

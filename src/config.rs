@@ -5,6 +5,7 @@ mod check;
 mod diagnostics;
 mod kinds;
 mod quic;
+mod rate;
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,6 +14,8 @@ pub use check::Correction;
 pub use diagnostics::{Diagnosis, Diagnostics};
 pub use kinds::{LaneCount, LaneKind, LaneKinds, MAX_LANE_COUNT};
 pub use quic::QuicConfig;
+pub(crate) use rate::RatePolicies;
+pub use rate::{FixedRate, PathView, RateBound, RatePolicy};
 
 /// Lowest initial RTT that is safe with BBR2. Its min-RTT filter starts from this guess and only
 /// ever falls: a guess below about half the true RTT caps the connection at a fraction of the path

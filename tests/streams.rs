@@ -3,6 +3,8 @@
 
 #[path = "streams/lossy.rs"]
 mod lossy;
+#[path = "streams/rates.rs"]
+mod rates;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{
     BBR_SAFE_INITIAL_RTT, CongestionControl, Diagnostics, ETHERNET_UDP_PAYLOAD_BYTES,
     HANDSHAKE_TIMEOUT, KEEP_ALIVE, KEY_PACKET_LIMIT, KEY_RECORD_LIMIT, LANE_PACKET_LIMIT,
-    MIN_UDP_PAYLOAD_BYTES,
+    MIN_UDP_PAYLOAD_BYTES, RatePolicies, RatePolicy,
 };
 
 /// Values of the QUIC transport: a profile, changed method by method.
@@ -59,6 +59,7 @@ pub struct QuicConfig {
     pub(crate) key_packet_limit: u64,
     pub(crate) key_record_limit: u64,
     pub(crate) diagnostics: Option<Arc<Diagnostics>>,
+    pub(crate) rate_policy: Option<RatePolicies>,
 }
 
 impl QuicConfig {
@@ -85,6 +86,7 @@ impl QuicConfig {
             key_packet_limit: KEY_PACKET_LIMIT,
             key_record_limit: KEY_RECORD_LIMIT,
             diagnostics: None,
+            rate_policy: None,
         }
     }
 
@@ -348,6 +350,21 @@ impl QuicConfig {
     /// Trap: who has the secrets reads everything; and a qlog has a line for each packet.
     pub fn diagnostics(mut self, diagnostics: Option<Arc<Diagnostics>>) -> QuicConfig {
         self.diagnostics = diagnostics;
+        self
+    }
+
+    /// What bounds the packets of each connection besides congestion control: `make` is called once
+    /// for each, by the worker that has it. [`FixedRate`](super::FixedRate) is one that is there.
+    /// Default: none.
+    ///
+    /// Trap: it bounds connections one by one, and only what this side sends; policies that are to
+    /// bound several together have to share what they count. Where transfers are embedded, lanes
+    /// over TCP are not bounded by it: `TransferOptions::bwlimit_bps` bounds a transfer as a whole.
+    pub fn rate_policy<P: RatePolicy + 'static>(
+        mut self,
+        make: impl Fn() -> P + Send + Sync + 'static,
+    ) -> QuicConfig {
+        self.rate_policy = Some(RatePolicies::new(make));
         self
     }
 }

@@ -335,7 +335,7 @@ impl Workers {
             let started = spawn(WorkerParts {
                 id: WorkerId(number as u8),
                 backend: chosen.wish,
-                core: None,
+                place: None,
                 listen: None,
                 inbox,
                 shared: workers.shared.clone(),

@@ -99,7 +99,7 @@ impl Host {
             let started = spawn(WorkerParts {
                 id: WorkerId(number as u8),
                 backend: chosen.wish,
-                core: None,
+                place: None,
                 listen: Some(listen),
                 inbox,
                 shared: host.shared.clone(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{io, thread};
 
+use landro_sys::numa::{CoreOfNode, Topology};
 use landro_sys::{Backend, Caps, Pool};
 
 use super::sockets::{Sockets, bind_all, rule};
@@ -101,7 +102,6 @@ impl Server {
         raise_open_files();
         say_if_unweighed();
         let chosen = choose(config.backend, || Caps::probe().io_uring)?;
-        let cores = landro_sys::cpu::cores()?;
         let workers = config.workers.clamp(1, 255) as u8;
         let root = served(&config.root)?;
         let (addresses, sockets) = bind_all(&config.listen, workers, config.lane_kinds)?;
@@ -137,16 +137,14 @@ impl Server {
         );
         let tickets = TicketKeys::random()?;
         let is_tls_in_kernel = tls_in_kernel(config.ktls).is_some_and(|found| found.is_yes());
+        let places = places(&shared, &addresses)?;
         let (mut threads, mut no_ring) = (Vec::new(), Vec::new());
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
             let listen = listening(&config, &tickets, sockets, is_tls_in_kernel, &shared)?;
-            // The cores of a program are its own.
-            let is_pinned = shared.programs.is_none() && usize::from(workers) <= cores.len();
-            let core = is_pinned.then(|| cores[number % cores.len()]);
             let started = spawn(WorkerParts {
                 id: WorkerId(number as u8),
                 backend: chosen.wish,
-                core,
+                place: places.get(number).copied(),
                 listen: Some(listen),
                 inbox,
                 shared: shared.clone(),
@@ -246,6 +244,19 @@ impl Server {
             .lock()
             .map_or_else(|_| Default::default(), |served| served.clone()))
     }
+}
+
+/// Where the workers are to be, one by one: on cores of the node of the cards that peers come in by
+/// before others. None for any where the kernel places them.
+fn places(shared: &Shared, addresses: &[SocketAddr]) -> Result<Vec<CoreOfNode>, EngineError> {
+    let cores = landro_sys::cpu::cores()?;
+    // The cores of a program are its own.
+    if shared.programs.is_some() || usize::from(shared.workers) > cores.len() {
+        return Ok(Vec::new());
+    }
+    let topology = Topology::read();
+    let near = topology.near(addresses.iter().map(SocketAddr::ip));
+    Ok(topology.places(&cores, &near))
 }
 
 fn say_if_unweighed() {

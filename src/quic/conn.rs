@@ -104,7 +104,7 @@ impl Sending {
             packets: 0,
             key_packet_limit: quic.key_packet_limit,
             size: PacketSize::new(quic, ceiling_bytes),
-            pace: Pace::new(quic.pacing),
+            pace: Pace::new(quic.pacing, quic.rate_policy.as_ref()),
             unsent: Unsent::default(),
             outgoing: Outgoing::new(),
             is_on_link: setup.is_on_link,

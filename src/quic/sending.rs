@@ -139,7 +139,7 @@ impl Conn {
         self.sending.unsent.lost(path.lost_stream_bytes);
         self.look_for_black_hole(now, &path);
         self.sending.size.hold_probes(&path);
-        if self.sending.pace.is_wanted() {
+        if self.sending.pace.is_looking() {
             let acked_bytes = || self.quiche.stats().acked_bytes;
             let peer = self.whereabouts.known().ip();
             let is_on_link = || (self.sending.is_on_link)(peer);

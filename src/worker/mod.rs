@@ -38,6 +38,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::Receiver;
+use landro_sys::numa::CoreOfNode;
 use landro_sys::{
     Backend, Completion, Driver, DriverConfig, Pool, TcpListener, UdpSocket, WakeHandle,
 };
@@ -74,9 +75,9 @@ pub use stats::{Carried, TransportStats};
 pub struct WorkerParts {
     pub id: WorkerId,
     pub backend: BackendWish,
-    /// Core to stay on; None leaves placement to the scheduler (a command with fewer workers than
-    /// cores).
-    pub core: Option<usize>,
+    /// Core to stay on, and the node to take memory from; None leaves both to the kernel (a command
+    /// with fewer workers than cores).
+    pub place: Option<CoreOfNode>,
     /// Of a daemon: what it is reached at. None: a command.
     pub listen: Option<ListenAt>,
     pub inbox: Receiver<Mail>,
@@ -183,6 +184,28 @@ pub fn before(age: Duration) -> i64 {
     now.saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX))
 }
 
+/// Has the calling thread stay on its core, and on a machine of several nodes take memory from that
+/// of the core.
+fn settle(worker: WorkerId, place: CoreOfNode) {
+    let (WorkerId(worker), CoreOfNode { core, node }) = (worker, place);
+    if let Err(error) = landro_sys::cpu::pin(core) {
+        tracing::warn!(core, %error, "cannot pin the worker to its core; going on unpinned");
+        return;
+    }
+    let Some(node) = node else {
+        return;
+    };
+    match landro_sys::numa::prefer(node) {
+        Ok(()) => {
+            tracing::info!("worker {worker} is on core {core}, with memory of NUMA node {node}")
+        }
+        // Nearly all is touched first by this thread, and so comes from its node all the same.
+        Err(error) => tracing::info!(
+            "worker {worker} is on core {core} of NUMA node {node}; its memory cannot be preferred ({error}): is set_mempolicy forbidden here?"
+        ),
+    }
+}
+
 impl Worker {
     /// Builds a worker on the thread that will run it (the ring is SINGLE_ISSUER) and reports how
     /// to wake it. Gives with it why it runs on poll, if a ring was wanted.
@@ -193,10 +216,10 @@ impl Worker {
         parts: WorkerParts,
         started: impl FnOnce(WakeHandle),
     ) -> Result<(Worker, Option<String>), StartError> {
-        if let Some(core) = parts.core
-            && let Err(error) = landro_sys::cpu::pin(core)
-        {
-            tracing::warn!(core, %error, "cannot pin the worker to its core; going on unpinned");
+        // Before anything is allocated, and before the ring and the driver start threads, which
+        // take memory from the same node as this one.
+        if let Some(place) = parts.place {
+            settle(parts.id, place);
         }
         let pool = Pool::new(parts.pool_buffers).map_err(StartError::Buffers)?;
         let (mut driver, no_ring) = start_driver(parts.backend, &pool)?;

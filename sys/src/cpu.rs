@@ -1,8 +1,7 @@
-//! Cores, NUMA nodes, CPU time and memory of this process.
+//! Cores, CPU time and memory of this process.
 
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -42,29 +41,6 @@ pub(crate) fn unpin() -> io::Result<()> {
     }
     // The kernel takes away what the cpuset of the process does not have.
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
-}
-
-/// NUMA node a network interface is attached to. `None`: virtual, unknown or a machine of one node.
-pub fn numa_node_of(nic: &str) -> Option<u32> {
-    // The name comes from a user; one path component it must be.
-    if nic.is_empty() || nic.contains('/') || nic == "." || nic == ".." {
-        return None;
-    }
-    // -1: no node.
-    let node = fs::read_to_string(
-        Path::new("/sys/class/net")
-            .join(nic)
-            .join("device/numa_node"),
-    )
-    .ok()?;
-    node.trim().parse().ok()
-}
-
-/// NUMA node of a core, where the kernel tells.
-pub fn numa_node_of_core(core: usize) -> Option<u32> {
-    let entries = fs::read_dir(format!("/sys/devices/system/cpu/cpu{core}")).ok()?;
-    let mut names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.find_map(|name| name.strip_prefix("node")?.parse().ok())
 }
 
 /// CPU time the calling thread has used, user and system.
@@ -142,13 +118,5 @@ mod tests {
         );
         assert!(rss_bytes().unwrap() > 1 << 20);
         assert!(peak_rss_bytes().unwrap() > 1 << 20);
-    }
-
-    #[test]
-    fn unknown_interfaces_and_cores_have_no_node() {
-        for nic in ["", "lo", "..", "../..", "no such"] {
-            assert_eq!(numa_node_of(nic), None);
-        }
-        assert_eq!(numa_node_of_core(1_000_000), None);
     }
 }

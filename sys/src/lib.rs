@@ -15,6 +15,7 @@ pub mod fuzzing;
 pub mod gso;
 pub mod ktls;
 pub mod mmap;
+pub mod numa;
 pub mod probe;
 pub mod process;
 pub mod splice;

@@ -14,6 +14,7 @@ mod bind;
 mod interfaces;
 
 pub use bind::{BadBind, Bind};
+pub(crate) use interfaces::interfaces_at;
 pub use interfaces::{is_on_link, reachable_addresses};
 
 #[cfg(test)]

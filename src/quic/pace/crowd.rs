@@ -24,10 +24,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::rate::{KeptRate, Rate};
+use super::rate::KeptRate;
 use super::term::{CROWDED_RTT, KEPT_FIRST, doubled};
 use super::window::{WindowEnd, WindowSeen};
-use crate::quic::path::PathSnapshot;
+use crate::config::PathView;
 
 /// If the shortest round trip is this or more, the path is left to BBR2 alone, as is every path
 /// with a router between. Four of five of a crowd meet a full queue when they come, and 1.25 MB are
@@ -82,19 +82,14 @@ impl Belief {
         }
     }
 
-    /// Whether the signs of a crowd are there, and count. `is_on_link`, whether no router is
-    /// between, is asked at most once.
-    pub fn is_crowd(
-        &mut self,
-        now: Instant,
-        path: &PathSnapshot,
-        is_on_link: impl FnOnce() -> bool,
-    ) -> bool {
+    /// Whether the signs of a crowd are there, and count. Whether no router is between is asked at
+    /// most once.
+    pub fn is_crowd(&mut self, now: Instant, path: &PathView<'_>) -> bool {
         path.rtt >= CROWDED_RTT
             && path.min_rtt.is_some_and(|rtt| rtt < CROWD_MIN_RTT)
             && path.cwnd_bytes < CROWD_CWND_BYTES
             && self.doubted_until.is_none_or(|until| until <= now)
-            && *self.on_link.get_or_insert_with(is_on_link)
+            && *self.on_link.get_or_insert_with(|| (path.is_on_link)())
     }
 
     /// The connection is no longer held back.
@@ -141,8 +136,8 @@ impl Crowd {
     }
 
     /// None: holding back does not help.
-    pub fn rate(&self) -> Option<Rate> {
-        (self.lossy_in_a_row < FUTILE_WINDOWS).then(|| self.kept.rate())
+    pub fn bytes_per_second(&self) -> Option<u64> {
+        (self.lossy_in_a_row < FUTILE_WINDOWS).then_some(self.kept.bytes_per_second)
     }
 
     /// A window ended while the rate was kept.

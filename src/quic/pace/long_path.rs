@@ -9,9 +9,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::rate::{Rate, slow_burst};
-use crate::config::PACING_MIN_RTT;
-use crate::quic::path::PathSnapshot;
+use super::rate::slow_burst;
+use crate::config::{PACING_MIN_RTT, PathView};
 
 /// So much time's worth of packets leaves at once, at least: the loop's timers are this coarse, and
 /// any router's queue holds such a burst.
@@ -21,17 +20,12 @@ pub(super) const LONG_PATH_BURST: Duration = Duration::from_millis(1);
 /// fire 2 ms late.
 pub(super) const LONG_PATH_AHEAD: Duration = Duration::from_millis(2);
 
-/// BBR2's own rate, if the path is long.
-pub(super) fn rate(path: &PathSnapshot) -> Option<Rate> {
-    path.min_rtt
-        .filter(|rtt| *rtt >= PACING_MIN_RTT)
-        .map(|_| Rate::Bbr {
-            burst: burst_of(path),
-        })
+pub(super) fn is_long(path: &PathView<'_>) -> bool {
+    path.min_rtt.is_some_and(|rtt| rtt >= PACING_MIN_RTT)
 }
 
 /// What leaves at once: the longer of [`LONG_PATH_BURST`] and a slow path's burst.
-pub(super) fn burst_of(path: &PathSnapshot) -> Duration {
+pub(super) fn burst_of(path: &PathView<'_>) -> Duration {
     slow_burst(path.delivery_bytes_per_second).max(LONG_PATH_BURST)
 }
 

@@ -1,6 +1,7 @@
-//! When packets leave: at once, unless a long path, a short queue or a crowd says otherwise.
+//! When packets leave: at once, unless a long path, a queue that overflows or a program says
+//! otherwise.
 //!
-//! On a LAN packets leave as fast as the congestion window allows. Three reasons hold packets back.
+//! On a LAN packets leave as fast as the congestion window allows. Four reasons hold packets back.
 //! Each has a file of its own, which explains its word:
 //!
 //! | reason          | if                                                  | gives                |
@@ -8,26 +9,26 @@
 //! | [`long_path`]   | the shortest round trip is 2 ms or more             | BBR2's release times |
 //! | [`short_queue`] | 3 % of 512 packets are lost, and no long path       | a measured rate      |
 //! | [`crowd`]       | 10 % of 256 packets are lost, and four signs say so | a measured rate      |
+//! | a program       | its configuration has a policy                      | what that says       |
 //!
-//! A *measured* rate begins a little below what was delivered: while a queue overflows, that is
-//! what the path carries. This file combines the rates. A measured rate comes before BBR2's. A
-//! connection has one measured rate at a time, keeps it for a [`term`], and then tries the path
-//! without it. Decision 10 (docs/adr/0010-short-queues-and-pacing.md) tells why, with figures.
+//! Whatever gives a rate is a [`RatePolicy`]: [`overflow`] for queues, and a program's. This file
+//! combines them. The lowest rate counts. A measured rate comes before BBR2's release times; a
+//! program's is kept to beside them. Decisions 10 (docs/adr/0010-short-queues-and-pacing.md) and 51
+//! (docs/adr/0051-a-rate-policy-and-no-controller-of-our-own.md) tell why, with figures.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use landro_sys::gso::MAX_SEGMENTS;
 
 use super::path::PathSnapshot;
-use crowd::{Belief, Crowd};
-use rate::Rate;
+use crate::config::{PathView, RateBound, RatePolicies, RatePolicy};
+use overflow::Overflow;
 use release::Release;
-use short_queue::{SHORT_QUEUE_SEGMENTS, ShortQueue};
-use term::{Term, Terms};
-use window::{WindowEnd, WindowSeen, Windows};
+use short_queue::SHORT_QUEUE_SEGMENTS;
 
 mod crowd;
 mod long_path;
+mod overflow;
 mod rate;
 mod release;
 mod short_queue;
@@ -37,73 +38,42 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+/// Of a rate that is not measured, so much time is made up for when packets left late: a slice of
+/// another thread on a busy core.
+const MADE_UP: Duration = Duration::from_millis(4);
+
 /// The pace of one path.
-#[derive(Debug)]
 pub(super) struct Pace {
-    /// False: the configuration wants no pacing anywhere.
-    wanted: bool,
-    /// BBR2's rate, if the path is long.
-    long_path: Option<Rate>,
-    windows: Windows,
-    belief: Belief,
-    terms: Terms,
-    measured: Option<Measured>,
+    /// None: the configuration wants no pacing anywhere.
+    queues: Option<Overflow>,
+    program: Option<Box<dyn RatePolicy>>,
+    /// What leaves at once besides BBR2's release times, if the path is long.
+    long_path_burst: Option<Duration>,
+    held: Option<Held>,
 }
 
-/// A rate that was measured while a queue on the path overflowed.
-#[derive(Debug)]
-struct Measured {
-    reason: Reason,
-    term: Term,
+/// A rate that a policy gave.
+struct Held {
+    bytes_per_second: u64,
+    /// See [`RateBound::measured`].
+    is_measured: bool,
+    made_up: Duration,
     release: Release,
 }
 
-/// Whose queue overflowed.
-#[derive(Debug)]
-enum Reason {
-    ShortQueue(ShortQueue),
-    Crowd(Crowd),
-}
-
-impl Reason {
-    /// None: holding back does not help.
-    fn rate(&self) -> Option<Rate> {
-        match self {
-            Reason::ShortQueue(short_queue) => Some(short_queue.rate()),
-            Reason::Crowd(crowd) => crowd.rate(),
-        }
-    }
-
-    fn judge(&mut self, seen: &WindowSeen) {
-        match self {
-            Reason::ShortQueue(short_queue) => short_queue.judge(seen),
-            Reason::Crowd(crowd) => crowd.judge(seen),
-        }
-    }
-}
-
 impl Pace {
-    pub fn new(wanted: bool) -> Pace {
+    pub fn new(wanted: bool, program: Option<&RatePolicies>) -> Pace {
         Pace {
-            wanted,
-            long_path: None,
-            windows: Windows::new(),
-            belief: Belief::new(),
-            terms: Terms::new(),
-            measured: None,
+            queues: wanted.then(Overflow::new),
+            program: program.map(RatePolicies::make),
+            long_path_burst: None,
+            held: None,
         }
     }
 
-    pub fn is_wanted(&self) -> bool {
-        self.wanted
-    }
-
-    /// At which rate packets leave. None: at once.
-    fn rate(&self) -> Option<Rate> {
-        let measured = self.measured.as_ref();
-        measured
-            .and_then(|measured| measured.reason.rate())
-            .or(self.long_path)
+    /// Whether there is a reason to call [`Pace::observe`].
+    pub fn is_looking(&self) -> bool {
+        self.queues.is_some() || self.program.is_some()
     }
 
     /// When the next packet may leave, if that is not yet. If BBR2's release time counts, `bbr` is
@@ -113,26 +83,31 @@ impl Pace {
         now: Instant,
         bbr: impl FnOnce() -> Option<Instant>,
     ) -> Option<Instant> {
-        match self.rate()? {
-            Rate::Kept { .. } => self.measured.as_ref()?.release.time(now),
-            Rate::Bbr { burst } => long_path::release_time(now, burst, bbr()?),
-        }
+        let of_rate = self.held.as_ref().and_then(|held| held.release.time(now));
+        let of_bbr = self
+            .long_path_burst
+            .filter(|_| !self.is_measured())
+            .and_then(|burst| long_path::release_time(now, burst, bbr()?));
+        of_rate.max(of_bbr)
     }
 
     /// Most packets of one message.
     pub fn max_segments(&self) -> usize {
-        match self.measured {
-            Some(_) => SHORT_QUEUE_SEGMENTS,
-            None => MAX_SEGMENTS,
+        match self.is_measured() {
+            true => SHORT_QUEUE_SEGMENTS,
+            false => MAX_SEGMENTS,
         }
+    }
+
+    fn is_measured(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.is_measured)
     }
 
     /// A packet was built.
     pub fn sent(&mut self, now: Instant, bytes: usize) {
-        if let Some(measured) = &mut self.measured
-            && let Some(Rate::Kept { bytes_per_second }) = measured.reason.rate()
-        {
-            measured.release.sent(now, bytes, bytes_per_second);
+        if let Some(held) = &mut self.held {
+            let (rate, made_up) = (held.bytes_per_second, held.made_up);
+            held.release.sent(now, bytes, rate, made_up);
         }
     }
 
@@ -143,63 +118,57 @@ impl Pace {
         &mut self,
         now: Instant,
         path: &PathSnapshot,
-        acked_bytes: impl FnOnce() -> u64,
-        is_on_link: impl FnOnce() -> bool,
+        acked_bytes: impl Fn() -> u64,
+        is_on_link: impl Fn() -> bool,
     ) {
-        self.long_path = long_path::rate(path);
-        if let Some(measured) = &self.measured
-            && measured.term.is_over(now, path.rtt)
-        {
-            self.end(now);
-        }
-        let is_crowd = self.belief.is_crowd(now, path, is_on_link);
-        let end = self.window_end(is_crowd);
-        let Some(seen) = self.windows.observe(now, path, end, is_crowd, acked_bytes) else {
-            return;
-        };
-        match &mut self.measured {
-            Some(measured) => {
-                measured.reason.judge(&seen);
-                if measured.reason.rate().is_none() {
-                    self.end(now);
-                }
-            }
-            None => self.look_for_overflow(now, &seen, is_crowd),
-        }
+        let view = view_of(path, &acked_bytes, &is_on_link);
+        let is_long = self.queues.is_some() && long_path::is_long(&view);
+        self.long_path_burst = is_long.then(|| long_path::burst_of(&view));
+        let queues = self.queues.as_mut().map(|queues| queues as _);
+        let program = self.program.as_deref_mut().map(|program| program as _);
+        let policies: [Option<&mut dyn RatePolicy>; 2] = [queues, program];
+        let bounds = policies.into_iter().flatten();
+        let bound = bounds
+            .map(|policy| policy.bound(now, &view))
+            .fold(RateBound::none(), RateBound::and);
+        self.hold(now, bound, &view);
     }
 
-    fn window_end(&self, is_crowd: bool) -> WindowEnd {
-        match self.measured.as_ref().map(|measured| &measured.reason) {
-            Some(Reason::Crowd(_)) => Crowd::HELD_WINDOW,
-            Some(Reason::ShortQueue(_)) | None if is_crowd => Crowd::WINDOW,
-            Some(Reason::ShortQueue(_)) => ShortQueue::HELD_WINDOW,
-            None => ShortQueue::WINDOW,
-        }
-    }
-
-    fn look_for_overflow(&mut self, now: Instant, seen: &WindowSeen, is_crowd: bool) {
-        let reason = match (is_crowd, self.long_path) {
-            (true, _) => Crowd::find(seen).map(Reason::Crowd),
-            (false, None) => ShortQueue::find(seen).map(Reason::ShortQueue),
-            (false, Some(_)) => None,
-        };
-        let Some(reason) = reason else {
+    fn hold(&mut self, now: Instant, bound: RateBound, path: &PathView<'_>) {
+        let Some(bytes_per_second) = bound.bytes_per_second(path) else {
+            self.held = None;
             return;
         };
-        let (lost, rtt, kept) = (seen.lost_packets, seen.rtt, self.terms.next);
-        tracing::debug!(lost, rate = ?reason.rate(), ?kept, ?rtt, "a queue on the path overflows");
-        self.measured = Some(Measured {
-            reason,
-            term: self.terms.begin(now, rtt),
-            release: Release::new(now),
+        let before = self.held.take().map(|held| held.release);
+        self.held = Some(Held {
+            bytes_per_second,
+            is_measured: bound.is_measured(),
+            made_up: match (bound.is_measured(), bound.bounds_flight()) {
+                (true, _) => Duration::ZERO,
+                // More than the bytes of a round trip would be in flight.
+                (false, true) => MADE_UP.min(path.rtt / 2),
+                (false, false) => MADE_UP,
+            },
+            release: before.unwrap_or_else(|| Release::new(now)),
         });
     }
+}
 
-    /// Holds nothing back any more.
-    fn end(&mut self, now: Instant) {
-        match self.measured.take().map(|measured| measured.reason) {
-            Some(Reason::Crowd(crowd)) => self.belief.ended(now, &crowd),
-            Some(Reason::ShortQueue(_)) | None => {}
-        }
+fn view_of<'a>(
+    path: &PathSnapshot,
+    acked_bytes: &'a dyn Fn() -> u64,
+    is_on_link: &'a dyn Fn() -> bool,
+) -> PathView<'a> {
+    PathView {
+        rtt: path.rtt,
+        min_rtt: path.min_rtt,
+        cwnd_bytes: path.cwnd_bytes,
+        sent_packets: path.sent_packets,
+        lost_packets: path.lost_packets,
+        sent_bytes: path.sent_bytes,
+        lost_bytes: path.lost_bytes,
+        delivery_bytes_per_second: path.delivery_bytes_per_second,
+        acked_bytes,
+        is_on_link,
     }
 }

@@ -1,16 +1,11 @@
-//! What a reason to hold packets back gives: a rate, and how a measured rate is kept and lowered.
+//! A measured rate: how it begins, how it is kept and lowered, and what leaves of it at once.
+//!
+//! At any rate several packets leave at once (a *burst*) before the next one waits: a timer for
+//! each packet would cost more than all the rest.
 
 use std::time::Duration;
 
-/// How packets leave while they are held back. At any rate several leave at once (a *burst*) before
-/// the next one waits: a timer for each packet would cost more than all the rest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Rate {
-    /// At BBR2's release times, in bursts of so much time's worth of packets.
-    Bbr { burst: Duration },
-    /// At a measured rate, whatever BBR2 says.
-    Kept { bytes_per_second: u64 },
-}
+use crate::config::RateBound;
 
 /// A rate begins with this share of what was delivered, so that the queue drains. Each lowering
 /// leaves this share of the rate.
@@ -18,10 +13,6 @@ const HEADROOM_PERCENT: u64 = 98;
 
 /// A rate is never lowered below this share of what was delivered, whatever is lost.
 const FLOOR_PERCENT: u64 = 60;
-
-/// No rate is below this, a thousandth of 1 Gbit/s: a packet, which may be a probe, waits 15 ms at
-/// most.
-pub(super) const LEAST_BYTES_PER_SECOND: u64 = 100_000;
 
 /// Bytes of a burst on a slow path, 1 ms at 100 Mbit/s: with less, each of a hundred connections
 /// that share 1 Gbit/s would wake up for every packet.
@@ -39,8 +30,8 @@ pub(super) struct KeptRate {
 
 impl KeptRate {
     pub fn below(delivered_bytes_per_second: u64) -> KeptRate {
-        let share =
-            |percent: u64| (delivered_bytes_per_second * percent / 100).max(LEAST_BYTES_PER_SECOND);
+        let least = RateBound::LEAST_BYTES_PER_SECOND;
+        let share = |percent: u64| (delivered_bytes_per_second * percent / 100).max(least);
         KeptRate {
             bytes_per_second: share(HEADROOM_PERCENT),
             floor_bytes_per_second: share(FLOOR_PERCENT),
@@ -51,12 +42,6 @@ impl KeptRate {
     pub fn lower(&mut self) {
         let lower = self.bytes_per_second * HEADROOM_PERCENT / 100;
         self.bytes_per_second = lower.max(self.floor_bytes_per_second);
-    }
-
-    pub fn rate(&self) -> Rate {
-        Rate::Kept {
-            bytes_per_second: self.bytes_per_second,
-        }
     }
 }
 

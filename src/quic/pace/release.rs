@@ -1,4 +1,4 @@
-//! When the next packet of a measured rate may leave: in bursts that a short queue holds.
+//! When the next packet of a kept rate may leave: in bursts that a short queue holds.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::rate::slow_burst;
 /// 64 kB and means few enough wake-ups. A slow path's burst is longer.
 const SHORT_QUEUE_BURST: Duration = Duration::from_micros(200);
 
-/// The times of a measured rate.
+/// The times of a rate.
 #[derive(Debug)]
 pub(super) struct Release {
     /// When the next packet is due.
@@ -30,10 +30,12 @@ impl Release {
         (self.spent && self.next > now).then_some(self.next)
     }
 
-    /// A packet of so many bytes was built.
-    pub fn sent(&mut self, now: Instant, bytes: usize, bytes_per_second: u64) {
+    /// A packet of so many bytes was built. Up to `made_up` of the time that passed since it was
+    /// due is not lost.
+    pub fn sent(&mut self, now: Instant, bytes: usize, bytes_per_second: u64, made_up: Duration) {
         let transfer = Duration::from_nanos(bytes as u64 * 1_000_000_000 / bytes_per_second);
-        self.next = self.next.max(now) + transfer;
+        let earliest = now.checked_sub(made_up).unwrap_or(now);
+        self.next = self.next.max(earliest) + transfer;
         self.spent = self.next > now + slow_burst(bytes_per_second).max(SHORT_QUEUE_BURST);
     }
 }

@@ -17,7 +17,7 @@
 //! | `Found`    | 3 packets or more   | falls by 2 %, down to 60 % of what it was   | `Found`    |
 //! | `Found`    | less than 3 packets | rises by 0.1 %, up to what was found        | `Found`    |
 
-use super::rate::{KeptRate, Rate};
+use super::rate::KeptRate;
 use super::window::{WindowEnd, WindowSeen};
 
 /// Packets of one message behind such a queue. If a card cannot segment UDP (USO), the qdisc above
@@ -90,8 +90,8 @@ impl ShortQueue {
         }
     }
 
-    pub fn rate(&self) -> Rate {
-        self.kept.rate()
+    pub fn bytes_per_second(&self) -> u64 {
+        self.kept.bytes_per_second
     }
 
     /// A window ended while the rate was kept.

@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use super::crowd::{CROWD_CWND_BYTES, CROWD_MIN_RTT, FUTILE_WINDOWS};
 use super::long_path::{LONG_PATH_AHEAD, LONG_PATH_BURST, burst_of};
-use super::rate::{LEAST_BYTES_PER_SECOND, SLOW_PATH_BURST_MAX};
+use super::overflow::Measured;
+use super::rate::SLOW_PATH_BURST_MAX;
 use super::short_queue::WINDOW_PACKETS;
 use super::term::{DESERTED_AFTER_SHARE, KEPT_FIRST, KEPT_MAX};
 use super::window::WINDOWS;
 use super::*;
-use crate::config::PACING_MIN_RTT;
+use crate::config::{FixedRate, PACING_MIN_RTT, QuicConfig};
 
 /// A path that carries 100 MB/s, in whole windows of packets of 1,000 bytes.
 struct Path {
@@ -28,7 +29,7 @@ impl Path {
                 delivery_bytes_per_second: 100_000_000,
                 ..PathSnapshot::default()
             },
-            pace: Pace::new(true),
+            pace: Pace::new(true, None),
             on_link: true,
         };
         path.observe();
@@ -52,11 +53,14 @@ impl Path {
     }
 
     fn rate(&self) -> u64 {
-        let measured = self.pace.measured.as_ref().unwrap();
-        match measured.reason.rate() {
-            Some(Rate::Kept { bytes_per_second }) => bytes_per_second,
-            other => panic!("{other:?}"),
-        }
+        let measured = self.measured().as_ref().unwrap();
+        measured.bytes_per_second().unwrap()
+    }
+
+    fn measured(&self) -> &Option<Measured> {
+        let measured = &self.pace.queues.as_ref().unwrap().measured;
+        assert_eq!(measured.is_some(), self.pace.held.is_some());
+        measured
     }
 
     /// Bytes per second that leave while there is always something to send.
@@ -101,9 +105,9 @@ fn a_long_path_asks_bbr() {
 #[test]
 fn slow_paths_send_several_packets_at_a_time() {
     let burst = |delivery_bytes_per_second| {
-        burst_of(&PathSnapshot {
+        burst_of(&PathView {
             delivery_bytes_per_second,
-            ..PathSnapshot::default()
+            ..PathView::default()
         })
     };
     assert_eq!(burst(60_000_000), LONG_PATH_BURST);
@@ -206,7 +210,15 @@ fn a_rate_measured_while_starting_rises_to_what_the_path_carries() {
 fn a_search_that_meets_no_loss_ends() {
     let mut path = Path::new(Duration::from_micros(200));
     path.window(100);
-    path.pace.measured.as_mut().unwrap().term.until += KEPT_MAX;
+    path.pace
+        .queues
+        .as_mut()
+        .unwrap()
+        .measured
+        .as_mut()
+        .unwrap()
+        .term
+        .until += KEPT_MAX;
     for _ in 0..10_000 {
         path.window(0);
     }
@@ -222,17 +234,17 @@ fn the_last_of_a_crowd_is_not_held_back_to_its_share() {
     let mut path = Path::new(Duration::from_micros(200));
     path.numbers.rtt = Duration::from_millis(10);
     path.window(100);
-    assert!(path.pace.measured.is_some());
+    assert!(path.measured().is_some());
     path.numbers.rtt = Duration::from_micros(300);
     path.now += KEPT_FIRST / DESERTED_AFTER_SHARE - Duration::from_millis(1);
     path.observe();
     assert!(
-        path.pace.measured.is_some(),
+        path.measured().is_some(),
         "a short queue that is not overrun looks the same at first"
     );
     path.now += Duration::from_millis(1);
     path.observe();
-    assert!(path.pace.measured.is_none());
+    assert!(path.measured().is_none());
 }
 
 #[test]
@@ -244,10 +256,7 @@ fn a_crowd_that_is_still_there_and_a_short_queue_are_no_deserted_ones() {
         path.numbers.rtt = Duration::from_micros(later);
         path.now += KEPT_FIRST - Duration::from_millis(1);
         path.observe();
-        assert!(
-            path.pace.measured.is_some(),
-            "{overflowing} µs, then {later}"
-        );
+        assert!(path.measured().is_some(), "{overflowing} µs, then {later}");
     }
 }
 
@@ -302,7 +311,7 @@ fn only_many_on_one_wire_are_a_crowd() {
         path.numbers.cwnd_bytes = cwnd_bytes;
         path.window(200);
         assert_eq!(
-            path.pace.measured.is_some(),
+            path.measured().is_some(),
             held_back,
             "{on_link} {min_rtt:?} {cwnd_bytes}"
         );
@@ -314,7 +323,7 @@ fn crowded() -> Path {
     path.numbers.rtt = Duration::from_millis(10);
     path.numbers.cwnd_bytes = CROWD_CWND_BYTES - 1;
     path.window(60);
-    assert!(path.pace.measured.is_some());
+    assert!(path.measured().is_some());
     path
 }
 
@@ -336,7 +345,7 @@ fn an_outage_is_no_measure_of_a_share() {
     path.numbers.cwnd_bytes = CROWD_CWND_BYTES - 1;
     path.now += Duration::from_secs(20);
     path.window(60);
-    assert_eq!(path.rate(), LEAST_BYTES_PER_SECOND);
+    assert_eq!(path.rate(), RateBound::LEAST_BYTES_PER_SECOND);
 }
 
 #[test]
@@ -346,9 +355,9 @@ fn loss_that_stays_is_not_the_crowds() {
     for _ in 0..FUTILE_WINDOWS {
         path.window(60);
     }
-    assert!(path.pace.measured.is_none());
+    assert!(path.measured().is_none());
     path.window(60);
-    assert!(path.pace.measured.is_none(), "not for a while");
+    assert!(path.measured().is_none(), "not for a while");
     path.now += KEPT_FIRST;
     path.window(0);
     path.window(60);
@@ -386,10 +395,126 @@ fn the_path_is_tried_again_ever_more_seldom() {
         path.window(100);
         path.now += kept - Duration::from_millis(1);
         path.observe();
-        assert!(path.pace.measured.is_some(), "{kept:?}");
+        assert!(path.measured().is_some(), "{kept:?}");
         path.now += Duration::from_millis(1);
         path.observe();
-        assert!(path.pace.measured.is_none(), "{kept:?}");
+        assert!(path.measured().is_none(), "{kept:?}");
         kept = (kept * 2).min(KEPT_MAX);
     }
+}
+
+fn bounded(policy: impl Fn() -> RateBound + Clone + Send + Sync + 'static) -> Path {
+    struct Fixed<F>(F);
+    impl<F: Fn() -> RateBound + Send> RatePolicy for Fixed<F> {
+        fn bound(&mut self, _: Instant, _: &PathView<'_>) -> RateBound {
+            (self.0)()
+        }
+    }
+    let config = QuicConfig::auto().rate_policy(move || Fixed(policy.clone()));
+    let mut path = Path::new(Duration::from_micros(200));
+    path.pace = Pace::new(true, config.rate_policy.as_ref());
+    path.observe();
+    path
+}
+
+/// However late timers fire, up to what is made up for.
+#[test]
+fn a_programs_rate_is_kept_to_though_timers_are_late() {
+    let mut path = bounded(|| RateBound::rate(20_000_000));
+    assert_eq!(path.pace.max_segments(), MAX_SEGMENTS);
+    let (start, mut bytes, mut wakes) = (path.now, 0, 0);
+    while path.now < start + Duration::from_secs(1) {
+        match path.pace.release_time(path.now, || unreachable!()) {
+            Some(at) => {
+                path.now = at + MADE_UP * (wakes % 3) / 2;
+                wakes += 1;
+            }
+            None => {
+                path.pace.sent(path.now, 1_000);
+                bytes += 1_000;
+            }
+        }
+    }
+    assert!((19_900_000..20_150_000).contains(&bytes), "{bytes}");
+    // Nor is there more to be made up for than that.
+    path.now += Duration::from_secs(10);
+    let mut at_once = 0;
+    while path
+        .pace
+        .release_time(path.now, || unreachable!())
+        .is_none()
+    {
+        path.pace.sent(path.now, 1_000);
+        at_once += 1_000;
+    }
+    assert!((80_000..100_000).contains(&at_once), "{at_once}");
+}
+
+#[test]
+fn the_lower_rate_counts_and_a_measured_one_has_short_messages() {
+    let fixed = QuicConfig::auto().rate_policy(|| FixedRate::bytes_per_second(50_000_000));
+    let mut path = Path::new(Duration::from_micros(200));
+    path.pace = Pace::new(true, fixed.rate_policy.as_ref());
+    path.observe();
+    assert!(path.kept_bytes_per_second().unwrap() > 49_000_000);
+    path.window(0);
+    path.window(100);
+    assert_eq!(path.pace.max_segments(), SHORT_QUEUE_SEGMENTS);
+    assert!(path.rate() > 90_000_000, "{}", path.rate());
+    let kept = path.kept_bytes_per_second().unwrap();
+    assert!((49_000_000..51_000_000).contains(&kept), "{kept}");
+    path.now += KEPT_FIRST;
+    path.observe();
+    assert_eq!(path.pace.max_segments(), MAX_SEGMENTS);
+    assert!(path.kept_bytes_per_second().unwrap() < 53_000_000);
+}
+
+#[test]
+fn without_pacing_a_programs_rate_is_kept_to_all_the_same() {
+    let fixed = QuicConfig::auto().rate_policy(|| FixedRate::bytes_per_second(50_000_000));
+    let mut path = Path::new(PACING_MIN_RTT);
+    path.pace = Pace::new(false, None);
+    assert!(!path.pace.is_looking());
+    path.pace = Pace::new(false, fixed.rate_policy.as_ref());
+    assert!(path.pace.is_looking());
+    path.observe();
+    let kept = path.kept_bytes_per_second().unwrap();
+    assert!((49_000_000..52_500_000).contains(&kept), "{kept}");
+}
+
+#[test]
+fn on_a_long_path_both_a_programs_rate_and_bbr_hold_back() {
+    let fixed = QuicConfig::auto().rate_policy(|| FixedRate::bytes_per_second(1_000_000));
+    let mut path = Path::new(PACING_MIN_RTT);
+    path.pace = Pace::new(true, fixed.rate_policy.as_ref());
+    path.observe();
+    let late = path.now + Duration::from_secs(5);
+    let bbr = path.pace.release_time(path.now, || Some(late));
+    assert_eq!(bbr, Some(late - LONG_PATH_AHEAD));
+    path.pace.sent(path.now, 100_000);
+    let rate = path.pace.release_time(path.now, || Some(path.now));
+    assert!(rate.is_some_and(|at| at > path.now + Duration::from_millis(90)));
+}
+
+/// The worst that a policy can do: the next packet leaves all the same, and soon.
+#[test]
+fn no_answer_holds_a_packet_back_for_long() {
+    for bound in [
+        RateBound::rate(0),
+        RateBound::none().in_flight(0),
+        RateBound::rate(u64::MAX).in_flight(0).measured(),
+    ] {
+        let mut path = bounded(move || bound);
+        for _ in 0..100 {
+            path.pace.sent(path.now, 1_472);
+            path.observe();
+            if let Some(at) = path.pace.release_time(path.now, || unreachable!()) {
+                assert!(at - path.now < Duration::from_millis(26), "{bound:?}");
+                path.now = at;
+            }
+        }
+    }
+    let mut path = bounded(|| RateBound::rate(u64::MAX));
+    path.pace.sent(path.now, 1_472);
+    assert_eq!(path.pace.release_time(path.now, || unreachable!()), None);
 }

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::quic::path::PathSnapshot;
+use crate::config::PathView;
 
 /// Of so many windows the fastest counts: during the others the sender may have waited for the disk
 /// or the application.
@@ -88,7 +88,7 @@ impl Windows {
     }
 
     /// Whether next to nothing was sent of late, but for what made somebody look now.
-    fn ends_a_pause(&mut self, now: Instant, path: &PathSnapshot) -> bool {
+    fn ends_a_pause(&mut self, now: Instant, path: &PathView<'_>) -> bool {
         let here = SentThen {
             at: now,
             packets: path.sent_packets,
@@ -104,14 +104,12 @@ impl Windows {
     }
 
     /// Looks at the path's numbers, which only grow. If the window is over, gives what it showed.
-    /// `acked_bytes` counts what the peer acknowledged.
     pub fn observe(
         &mut self,
         now: Instant,
-        path: &PathSnapshot,
+        path: &PathView<'_>,
         end: WindowEnd,
         in_crowd: bool,
-        acked_bytes: impl FnOnce() -> u64,
     ) -> Option<WindowSeen> {
         let ends_a_pause = self.ends_a_pause(now, path) && end.is_cut_by_pauses;
         let is_over = |start: &WindowStart| start.is_over(now, path, end) || ends_a_pause;
@@ -124,7 +122,7 @@ impl Windows {
             lost_packets: path.lost_packets,
             // Not what was sent less what was lost: while a queue overflows, most of what is lost
             // is not known to be lost yet.
-            delivered_bytes: acked_bytes(),
+            delivered_bytes: (path.acked_bytes)(),
         };
         let start = self.start.replace(here).filter(|_| !ends_a_pause)?;
         let here = self.start.as_ref()?;
@@ -159,7 +157,7 @@ impl Windows {
 }
 
 impl WindowStart {
-    fn is_over(&self, now: Instant, path: &PathSnapshot, end: WindowEnd) -> bool {
+    fn is_over(&self, now: Instant, path: &PathView<'_>, end: WindowEnd) -> bool {
         let sent = path.sent_packets.saturating_sub(self.sent_packets);
         sent >= end.packets
             || end

@@ -63,3 +63,14 @@ pub fn reachable_addresses() -> Vec<IpAddr> {
     let running = all_interfaces().into_iter().filter(|it| it.is_running);
     running.map(|it| it.address).filter(is_far).collect()
 }
+
+/// The interfaces that packets to this address of ours come in by: those that have it, or all that
+/// have a carrier where it is any. Costs a netlink dump.
+pub(crate) fn interfaces_at(listen: IpAddr) -> Vec<String> {
+    let has = |it: &InterfaceAddress| match listen.is_unspecified() {
+        true => it.is_running && !it.address.is_loopback(),
+        false => it.address == listen.to_canonical(),
+    };
+    let found = all_interfaces().into_iter().filter(has);
+    found.map(|it| it.name).collect()
+}

@@ -103,7 +103,7 @@ impl Both {
     }
 
     fn write(&self, name: &str, bytes: usize) -> Vec<u8> {
-        let data: Vec<u8> = (0..bytes as u64).map(|n| (n * n >> 5) as u8).collect();
+        let data: Vec<u8> = (0..bytes as u64).map(|n| ((n * n) >> 5) as u8).collect();
         fs::write(self.here.path().join(name), &data).unwrap();
         data
     }
@@ -215,9 +215,9 @@ fn what_is_cut_short_is_gone_on_with(name: &'static str) {
         block_on(async {
             let mut moved = 0;
             while moved < 20 << 20 {
-                match pushes.next_event().await.expect("it ended before") {
-                    TransferEvent::Moved { bytes } => moved += bytes,
-                    _ => {}
+                let event = pushes.next_event().await;
+                if let TransferEvent::Moved { bytes } = event.expect("it ended before") {
+                    moved += bytes;
                 }
             }
             if by_drop {

@@ -257,8 +257,10 @@ mod tests {
 
     #[test]
     fn the_lower_of_two_bounds_counts_and_none_is_below_the_least() {
-        let mut path = PathView::default();
-        path.rtt = Duration::from_millis(20);
+        let path = PathView {
+            rtt: Duration::from_millis(20),
+            ..PathView::default()
+        };
         let at = |bound: RateBound, path: &PathView<'_>| bound.bytes_per_second(path);
         let both = RateBound::rate(7_000_000).and(RateBound::rate(5_000_000).measured());
         assert_eq!(both, RateBound::rate(5_000_000).measured());

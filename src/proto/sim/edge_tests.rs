@@ -330,7 +330,7 @@ fn ranges_come_as_they_are() {
         let mut rng = Rng::new(seed);
         let mut disk = Disk::new();
         let bytes = rng.below(3 << 20);
-        let data: Vec<u8> = (0..bytes).map(|at| (at * at >> 5) as u8).collect();
+        let data: Vec<u8> = (0..bytes).map(|at| ((at * at) >> 5) as u8).collect();
         disk.put(Disk::ROOT, b"f", file(&data));
         let from = rng.below(bytes + 10);
         let range = from..from + rng.below(bytes + 10);

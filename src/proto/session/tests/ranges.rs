@@ -9,7 +9,7 @@ use crate::proto::wire::MAX_PART_BYTES;
 const MIB: u64 = 1 << 20;
 
 fn file_of(bytes: u64) -> Vec<u8> {
-    (0..bytes).map(|at| (at * at >> 7) as u8).collect()
+    (0..bytes).map(|at| ((at * at) >> 7) as u8).collect()
 }
 
 fn value_of(file: &[u8], chunk: u32) -> Digest {

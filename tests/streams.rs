@@ -3,6 +3,8 @@
 
 #[path = "streams/lossy.rs"]
 mod lossy;
+#[path = "streams/priorities.rs"]
+mod priorities;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;

@@ -37,6 +37,7 @@ pub use kept::STOPPED_MAX;
 pub use landro_sys::gso::{MAX_SEGMENTS, Run};
 #[cfg(feature = "fuzzing")]
 pub use note::note_again;
+pub use outgoing::{DATA_URGENCY, URGENCIES};
 pub use path::PathSnapshot;
 pub use reason::{KEY_SPENT, QuicError, StreamError};
 pub use route::{NewConn, Route, Router};

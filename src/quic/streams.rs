@@ -64,9 +64,8 @@ impl Conn {
         fin: bool,
     ) -> Result<Option<Bytes>, StreamError> {
         if is_control(stream) {
-            // A stream the peer opened has quiche's default priority until now.
-            Outgoing::prioritise(&mut self.quiche, stream);
-            self.sending.outgoing.control_used(stream);
+            let outgoing = &mut self.sending.outgoing;
+            outgoing.control_used(&mut self.quiche, stream);
         }
         let given = match is_control(stream) {
             true => Given::control,
@@ -93,7 +92,7 @@ impl Conn {
         let mut quiche = self.quiche.act();
         let (taken, _) = quiche.stream_send_zc(stream, given(offered), ends)?;
         drop(quiche);
-        self.sending.outgoing.wrote();
+        self.sending.outgoing.wrote(&mut self.quiche, stream);
         self.sending.unsent.written(taken);
         let rest = data.slice(taken..);
         Ok(if rest.is_empty() { None } else { Some(rest) })

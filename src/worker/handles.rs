@@ -3,6 +3,7 @@
 
 mod answers;
 mod attached;
+mod order;
 mod pipe;
 mod running;
 

@@ -2,11 +2,13 @@
 //! each direction is.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
+
+use crate::quic::DATA_URGENCY;
 
 /// Bytes that a handle may have waiting for the worker before it waits itself. One piece may go
 /// beyond that: it is in the caller's memory anyway.
@@ -79,6 +81,8 @@ pub(crate) struct Pipe {
     pub(crate) id: u64,
     /// It stands in the list of those that the worker is to look at.
     pub(super) is_asked: AtomicBool,
+    /// Which streams go first where all cannot.
+    urgency: AtomicU8,
     outward: Mutex<Outward>,
     inward: Mutex<Inward>,
 }
@@ -101,6 +105,7 @@ impl Pipe {
         Pipe {
             id,
             is_asked: AtomicBool::new(false),
+            urgency: AtomicU8::new(DATA_URGENCY),
             outward: Mutex::new(Outward {
                 pieces: VecDeque::new(),
                 tail: BytesMut::new(),
@@ -203,6 +208,10 @@ impl Pipe {
         before
     }
 
+    pub(crate) fn set_urgency(&self, urgency: u8) {
+        self.urgency.store(urgency, Ordering::Relaxed);
+    }
+
     /// Gives up what was not sent, unless all is over. False: it is.
     pub(crate) fn reset(&self, code: u64) -> bool {
         self.end_sending(SendPhase::Reset(code))
@@ -257,6 +266,10 @@ impl Outward {
 
 /// The worker's side of sending.
 impl Pipe {
+    pub(super) fn urgency(&self) -> u8 {
+        self.urgency.load(Ordering::Relaxed)
+    }
+
     /// The next piece of at most so many bytes.
     pub(super) fn next_piece(&self, most_bytes: usize) -> ToSend {
         let mut outward = self.outward();

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::attached::Attached;
+use super::order::SendOrder;
 use super::pipe::{Pipe, ReadBytes, ReceivePhase, SendPhase, ToSend};
 use crate::quic::{
-    CloseReason, Conn, DatagramRefusal, STOPPED_MAX, SendState, StreamDirection, StreamError,
+    CloseReason, Conn, DATA_URGENCY, DatagramRefusal, STOPPED_MAX, SendState, StreamDirection,
+    StreamError, URGENCIES,
 };
 
 /// Stream bytes that may wait unsent in the transport: what waits for long is cold in cache when it
@@ -57,8 +59,8 @@ const MEASURED_EVERY: Duration = Duration::from_millis(100);
 pub(crate) struct StreamsApp {
     attached: Arc<Attached>,
     streams: HashMap<u64, RunningStream>,
-    /// Those with something to send, in the order of their turns.
-    sending: VecDeque<u64>,
+    /// Those with something to send.
+    sending: SendOrder,
     /// Those with something to read, in the order of their turns.
     readable: VecDeque<u64>,
     /// Streams of the peer that found no room among those that wait to be accepted.
@@ -95,6 +97,7 @@ struct RunningStream {
     /// Shared by all that is not acknowledged.
     mark: Arc<()>,
     sends: Sends,
+    urgency: u8,
     is_receiving: bool,
     /// Its end is here, and its handle has not come so far.
     is_unread: bool,
@@ -121,7 +124,7 @@ impl StreamsApp {
         StreamsApp {
             attached,
             streams: HashMap::new(),
-            sending: VecDeque::new(),
+            sending: SendOrder::default(),
             readable: VecDeque::new(),
             newcomers: VecDeque::new(),
             known_newcomers: HashSet::new(),
@@ -169,11 +172,19 @@ impl StreamsApp {
         let Some(running) = self.streams.get_mut(&stream) else {
             return;
         };
+        let urgency = pipe.urgency();
+        let urgency_before = std::mem::replace(&mut running.urgency, urgency);
+        if urgency != urgency_before {
+            conn.prioritise(stream, urgency);
+            if running.is_in_sending {
+                self.sending.transfer(stream, urgency_before, urgency);
+            }
+        }
         match pipe.send_phase() {
             SendPhase::Open | SendPhase::Finishing => {
                 if running.sends == Sends::Open && !running.is_in_sending {
                     running.is_in_sending = true;
-                    self.sending.push_back(stream);
+                    self.sending.push(stream, running.urgency);
                 }
             }
             SendPhase::Reset(code) if running.sends != Sends::Over => {
@@ -214,6 +225,7 @@ impl StreamsApp {
             losses_before: conn.losses(),
             mark: Arc::default(),
             sends,
+            urgency: DATA_URGENCY,
             is_receiving,
             is_unread: false,
             discards: None,
@@ -406,20 +418,28 @@ impl StreamsApp {
                 }
             }
         }
-        let mut blocked = 0;
+        for urgency in 0..URGENCIES {
+            given += self.feed_streams(conn, urgency, now);
+        }
+        given
+    }
+
+    /// The same of the streams of one urgency.
+    fn feed_streams(&mut self, conn: &mut Conn, urgency: u8, now: Instant) -> usize {
+        let (mut given, mut blocked) = (0, 0);
         while conn.unsent_bytes() < UNSENT_BYTES
-            && blocked < self.sending.len()
-            && let Some(stream) = self.sending.pop_front()
+            && blocked < self.sending.of(urgency).len()
+            && let Some(stream) = self.sending.of(urgency).pop_front()
         {
             match self.feed_stream(conn, stream, now) {
                 Fed::Bytes(bytes) => {
                     given += bytes;
                     blocked = 0;
-                    self.sending.push_back(stream);
+                    self.sending.push(stream, urgency);
                 }
                 Fed::Blocked => {
                     blocked += 1;
-                    self.sending.push_back(stream);
+                    self.sending.push(stream, urgency);
                 }
                 Fed::Nothing => {
                     if let Some(running) = self.streams.get_mut(&stream) {

@@ -11,6 +11,7 @@ mod buffers;
 mod connection;
 mod engine;
 mod errors;
+mod events;
 mod mmap;
 mod stream;
 #[cfg(feature = "tokio")]
@@ -22,7 +23,9 @@ pub use buffers::{
 pub use connection::Connection;
 pub use engine::{ConnectError, Engine, EngineBuilder, Listener, PeerTrust};
 pub use errors::{ConnectionError, DatagramError, ReadError, WriteError};
+pub use events::ConnectionEvents;
 pub use mmap::{MmapError, MmapFileReader};
 pub use stream::{RecvStream, SendStream};
 
-pub use crate::worker::ConnectionStatistics;
+pub use crate::quic::StreamDirection;
+pub use crate::worker::{ConnectionEvent, ConnectionStatistics};

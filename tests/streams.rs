@@ -1,6 +1,8 @@
 //! Streams and datagrams of programs that embed the library: two engines over loopback, both
 //! backends.
 
+#[path = "streams/events.rs"]
+mod events;
 #[path = "streams/lossy.rs"]
 mod lossy;
 #[path = "streams/priorities.rs"]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::errors::{ConnectionError, DatagramError, check_code};
+use super::events::ConnectionEvents;
 use super::stream::{RecvStream, SendStream};
 use crate::ids::Fingerprint;
 use crate::quic::StreamDirection;
@@ -87,6 +88,11 @@ impl Connection {
             }
             changed.await;
         }
+    }
+
+    /// What happens to it from now on, beside its streams.
+    pub fn events(&self) -> ConnectionEvents {
+        ConnectionEvents::new(&self.0.0)
     }
 
     /// Opens a stream that goes both ways. Waits while as many are open as the peer allows. The

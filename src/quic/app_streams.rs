@@ -21,12 +21,14 @@ use crate::carrier::Alpn;
 /// Which way bytes go on a stream (RFC 9000 §2.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StreamDirection {
+    /// Both.
     Bidirectional,
     /// From who opened it.
     Unidirectional,
 }
 
 impl StreamDirection {
+    /// Of the stream with this number.
     pub fn of(stream: u64) -> StreamDirection {
         match stream & 2 {
             0 => StreamDirection::Bidirectional,

@@ -1,6 +1,8 @@
-//! Relays between a client and a peer: one that loses packets, one that is slow.
+//! Relays between a client and a peer: one that loses packets, one that is slow, one that becomes
+//! narrow.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -30,6 +32,15 @@ pub fn slow(to: SocketAddr, bytes_per_second: u64) -> SocketAddr {
         true
     };
     relay(to, waits, |_| true)
+}
+
+/// One that loses whatever has more bytes than it says at the time.
+pub fn narrow(to: SocketAddr, most_bytes: Arc<AtomicUsize>) -> SocketAddr {
+    relay(
+        to,
+        move |bytes| bytes <= most_bytes.load(Ordering::Relaxed),
+        |_| true,
+    )
 }
 
 /// Asks before each packet of so many bytes, up and down, whether it passes.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use event_listener::{Event, EventListener};
 
+use super::events::{ConnectionEvent, EventLog};
 use super::pipe::Pipe;
 use crate::ids::Fingerprint;
 use crate::quic::{CloseReason, PathSnapshot, StreamDirection};
@@ -81,6 +82,7 @@ struct AttachedState {
     to_send: VecDeque<Bytes>,
     arrived: VecDeque<Bytes>,
     statistics: ConnectionStatistics,
+    events: EventLog,
     dropped_to_send: u64,
     dropped_arrived: u64,
 }
@@ -221,6 +223,15 @@ impl Attached {
         self.most_datagram_bytes.load(Ordering::Relaxed)
     }
 
+    /// The place of whoever listens from now on.
+    pub(crate) fn events_end(&self) -> u64 {
+        self.state().events.end()
+    }
+
+    pub(crate) fn take_event(&self, place: &mut u64) -> Option<ConnectionEvent> {
+        self.state().events.take(place)
+    }
+
     pub(crate) fn statistics(&self) -> ConnectionStatistics {
         self.state().statistics.clone()
     }
@@ -280,8 +291,23 @@ impl Attached {
     }
 
     pub(super) fn set_most_datagram(&self, bytes: Option<usize>) {
-        let bytes = bytes.unwrap_or(0);
-        self.most_datagram_bytes.store(bytes, Ordering::Relaxed);
+        let most_bytes = bytes.unwrap_or(0);
+        let before = self.most_datagram_bytes.swap(most_bytes, Ordering::Relaxed);
+        // The first is what the connection began with.
+        if before != 0 && before != most_bytes {
+            self.happened(ConnectionEvent::DatagramSize { most_bytes });
+        }
+    }
+
+    pub(super) fn happened(&self, event: ConnectionEvent) {
+        self.state().events.push(event);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Datagrams that were dropped here, in either direction.
+    pub(super) fn dropped_datagrams(&self) -> u64 {
+        let state = self.state();
+        state.dropped_to_send + state.dropped_arrived
     }
 
     pub(super) fn measured(&self, path: &PathSnapshot, dropped_before: u64) {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::attached::Attached;
 use super::order::SendOrder;
 use super::pipe::{Pipe, ReadBytes, ReceivePhase, SendPhase, ToSend};
+use super::told::Told;
 use crate::quic::{
     CloseReason, Conn, DATA_URGENCY, DatagramRefusal, STOPPED_MAX, SendState, StreamDirection,
     StreamError, URGENCIES,
@@ -75,6 +76,8 @@ pub(crate) struct StreamsApp {
     /// Packets that had come when the sending halves were last looked at.
     looked_at: u64,
     measured_at: Option<Instant>,
+    /// What listeners were told already.
+    told: Told,
     asked: Vec<Arc<Pipe>>,
 }
 
@@ -133,6 +136,7 @@ impl StreamsApp {
             buffer: Vec::new(),
             looked_at: 0,
             measured_at: None,
+            told: Told::default(),
             asked: Vec::new(),
         }
     }
@@ -155,12 +159,17 @@ impl StreamsApp {
             StreamDirection::Bidirectional,
             StreamDirection::Unidirectional,
         ] {
+            let mut is_opened = false;
             while self.attached.wants_stream(direction)
                 && let Some(stream) = conn.open(direction)
             {
                 let is_receiving = direction == StreamDirection::Bidirectional;
                 let pipe = self.insert(conn, stream, (Sends::Open, is_receiving));
                 self.attached.opened(direction, pipe);
+                is_opened = true;
+            }
+            if conn.is_established() {
+                self.told.note_credit(&self.attached, direction, is_opened);
             }
         }
         self.attached.take_close()
@@ -500,7 +509,10 @@ impl StreamsApp {
     pub(crate) fn due(&self) -> Option<Instant> {
         let waiting = self.sending.iter();
         let running = waiting.filter_map(|stream| self.streams.get(stream));
-        running.filter_map(|running| running.waits_until).min()
+        let streams = running.filter_map(|running| running.waits_until).min();
+        let measures = self.measured_at.map(|at| at + MEASURED_EVERY);
+        let tells = measures.filter(|_| self.told.has_more());
+        streams.into_iter().chain(tells).min()
     }
 
     /// After a turn: what the path is like.
@@ -508,7 +520,9 @@ impl StreamsApp {
         if self.measured_at.is_none_or(|at| at + MEASURED_EVERY <= now) {
             self.measured_at = Some(now);
             self.measure(conn);
+            self.told.tell(&self.attached, conn);
         }
+        self.told.look(&self.attached, conn);
     }
 
     pub(crate) fn measure(&self, conn: &Conn) {

@@ -3,8 +3,8 @@
 //!
 //! [`Engine`] runs workers of its own; its handles ([`Connection`], [`SendStream`], [`RecvStream`])
 //! leave bytes for them and take bytes from them. Futures of this module need no runtime: whoever
-//! polls them is woken by a worker. Streams have the futures' `AsyncRead` and `AsyncWrite`, and with
-//! the feature `tokio` that crate's, too, which needs no runtime either.
+//! polls them is woken by a worker. Streams have the futures' `AsyncRead` and `AsyncWrite`, and
+//! with the feature `tokio` that crate's, too, which needs no runtime either.
 #![deny(missing_docs)]
 
 mod buffers;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::attached::Attached;
 use super::order::SendOrder;
 use super::pipe::{Pipe, ReadBytes, ReceivePhase, SendPhase, ToSend};
-use super::told::Told;
+use super::told::ToldEvents;
 use crate::quic::{
     CloseReason, Conn, DATA_URGENCY, DatagramRefusal, STOPPED_MAX, SendState, StreamDirection,
     StreamError, URGENCIES,
@@ -77,7 +77,7 @@ pub(crate) struct StreamsApp {
     looked_at: u64,
     measured_at: Option<Instant>,
     /// What listeners were told already.
-    told: Told,
+    told: ToldEvents,
     asked: Vec<Arc<Pipe>>,
 }
 
@@ -136,7 +136,7 @@ impl StreamsApp {
             buffer: Vec::new(),
             looked_at: 0,
             measured_at: None,
-            told: Told::default(),
+            told: ToldEvents::default(),
             asked: Vec::new(),
         }
     }

@@ -5,7 +5,7 @@ use super::events::ConnectionEvent;
 use crate::quic::{Conn, StreamDirection};
 
 #[derive(Default)]
-pub(super) struct Told {
+pub(super) struct ToldEvents {
     /// Directions in which somebody waited in vain for a stream of ours.
     exhausted: Vec<StreamDirection>,
     /// How many datagrams were dropped, and whether more were meanwhile: they are dropped by the
@@ -16,7 +16,7 @@ pub(super) struct Told {
     is_worn: bool,
 }
 
-impl Told {
+impl ToldEvents {
     /// Those who want streams were given what the peer allows. Whether that were any: what the peer
     /// allowed may be used up again.
     pub(super) fn note_credit(
@@ -41,7 +41,7 @@ impl Told {
 
     /// After a turn: whether there is something that was not told.
     pub(super) fn look(&mut self, attached: &Attached, conn: &Conn) {
-        self.has_more = Told::dropped(attached, conn) != self.dropped;
+        self.has_more = ToldEvents::dropped(attached, conn) != self.dropped;
     }
 
     pub(super) fn has_more(&self) -> bool {
@@ -50,7 +50,7 @@ impl Told {
 
     /// Tells what came to light since the last time.
     pub(super) fn tell(&mut self, attached: &Attached, conn: &Conn) {
-        let dropped = Told::dropped(attached, conn);
+        let dropped = ToldEvents::dropped(attached, conn);
         let count = dropped - std::mem::replace(&mut self.dropped, dropped);
         if count > 0 {
             attached.happened(ConnectionEvent::DatagramsDropped { count });

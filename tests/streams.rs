@@ -1,6 +1,8 @@
 //! Streams and datagrams of programs that embed the library: two engines over loopback, both
 //! backends.
 
+#[path = "streams/early.rs"]
+mod early;
 #[path = "streams/events.rs"]
 mod events;
 #[path = "streams/lossy.rs"]

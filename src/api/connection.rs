@@ -90,6 +90,24 @@ impl Connection {
         }
     }
 
+    /// Whether its handshake is not complete yet: what the peer sent may be a recording.
+    pub fn is_early(&self) -> bool {
+        self.attached().took_early().is_none()
+    }
+
+    /// Resolves when the handshake is complete: both keys are proven, and nothing here is a
+    /// recording. Says whether what was sent before that was taken early; if not, it is sent again
+    /// by itself. False, too, where the connection did not begin early.
+    ///
+    /// # Errors
+    /// The connection was over before: whether the peer read anything is not known.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn early_data_accepted(&self) -> Result<bool, ConnectionError> {
+        self.wait(Attached::took_early).await
+    }
+
     /// What happens to it from now on, beside its streams.
     pub fn events(&self) -> ConnectionEvents {
         ConnectionEvents::new(&self.0.0)

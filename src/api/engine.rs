@@ -15,7 +15,7 @@ use crate::config::QuicConfig;
 use crate::engine::{BackendChoice, EngineError, Host, HostConfig};
 use crate::ids::Fingerprint;
 use crate::quic::{Identity, Trust};
-use crate::worker::{Answer, ConnectFailure};
+use crate::worker::{Answer, ConnectFailure, Ticket};
 
 /// Names that are looked up at a time, each by a thread of its own: the resolver of libc blocks.
 const LOOKUPS_MAX: usize = 32;
@@ -131,6 +131,7 @@ pub struct EngineBuilder {
     listen: Vec<SocketAddr>,
     trust: PeerTrust,
     protocols: Vec<Vec<u8>>,
+    accepts_early: bool,
 }
 
 impl EngineBuilder {
@@ -185,6 +186,22 @@ impl EngineBuilder {
         self
     }
 
+    /// Whether a peer that was here before may send before its handshake is complete
+    /// ([`Engine::connect_early`]). Default: it may not, and what it sends early comes a round trip
+    /// later.
+    ///
+    /// Trap: whoever recorded such a first flight can send it again, from anywhere, and this
+    /// program reads it again, as often as that is done ([`RecvStream::is_early`] says what may be
+    /// such). So nothing early may change anything. The peer is asked for trust before any of it is
+    /// read; a connection whose handshake does not come to an end is over after
+    /// [`QuicConfig`]'s handshake timeout.
+    ///
+    /// [`RecvStream::is_early`]: super::RecvStream::is_early
+    pub fn accept_early(mut self, accepts: bool) -> EngineBuilder {
+        self.accepts_early = accepts;
+        self
+    }
+
     /// The name of a protocol of the program (ALPN, RFC 7301), of 1 to 255 bytes; may be called
     /// again for others, in the order of preference. At least one is needed. `landro/1` is the
     /// engine's own and is refused.
@@ -218,6 +235,7 @@ impl EngineBuilder {
             listen: self.listen,
             trust: self.trust.into_trust(),
             protocols: self.protocols,
+            accepts_early: self.accepts_early,
         })?;
         Ok(Engine(Arc::new(host)))
     }
@@ -251,6 +269,7 @@ impl Engine {
             listen: Vec::new(),
             trust: PeerTrust::OneOf(Vec::new()),
             protocols: Vec::new(),
+            accepts_early: false,
         }
     }
 
@@ -274,9 +293,50 @@ impl Engine {
     pub async fn connect(&self, to: &str, trust: PeerTrust) -> Result<Connection, ConnectError> {
         let name = to.to_owned();
         let addresses = look_up(&name).await?;
+        self.dial(name, addresses, trust.into_trust(), None).await
+    }
+
+    /// As [`Engine::connect`], for requests whose repetition changes nothing: where this engine was
+    /// connected to the same `to` within the last hour and that peer gave it a ticket, the
+    /// connection is there at once, at the address that answered then, and what is sent in it
+    /// travels before the handshake is complete, at most 16 KiB (0-RTT, RFC 9001 §4.6). Whoever
+    /// records that can have the peer's program read it again.
+    ///
+    /// A peer that does not take it early ([`EngineBuilder::accept_early`]) reads it all the same:
+    /// it is sent again when the handshake is complete. [`Connection::early_data_accepted`] says
+    /// which it was, and that the peer is there at all; until then that is not known, and where it
+    /// is not, the connection ends with that reason.
+    ///
+    /// # Errors
+    /// As of [`Engine::connect`].
+    ///
+    /// # Cancel safety
+    /// As of [`Engine::connect`]. The ticket is used up.
+    pub async fn connect_early(
+        &self,
+        to: &str,
+        trust: PeerTrust,
+    ) -> Result<Connection, ConnectError> {
+        let trust = trust.into_trust();
+        let name = to.to_owned();
+        let ticket = self.0.take_ticket(to, &trust);
+        let addresses = match &ticket {
+            Some(ticket) => vec![ticket.address],
+            None => look_up(&name).await?,
+        };
+        self.dial(name, addresses, trust, ticket).await
+    }
+
+    async fn dial(
+        &self,
+        name: String,
+        addresses: Vec<SocketAddr>,
+        trust: Trust,
+        ticket: Option<Ticket>,
+    ) -> Result<Connection, ConnectError> {
         let answer = self
             .0
-            .connect(addresses, trust.into_trust())
+            .connect((&name, addresses), trust, ticket)
             .map_err(|error| ConnectError::Setup(error.to_string()))?;
         let waits = Waits(answer);
         loop {

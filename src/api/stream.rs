@@ -258,6 +258,16 @@ impl RecvStream {
         self.pipe.id
     }
 
+    /// Whether it was accepted before the handshake was complete: what it says, somebody may have
+    /// recorded and sent again ([`EngineBuilder::accept_early`]). Once
+    /// [`Connection::early_data_accepted`] resolves it is known to be none.
+    ///
+    /// [`EngineBuilder::accept_early`]: super::EngineBuilder::accept_early
+    /// [`Connection::early_data_accepted`]: super::Connection::early_data_accepted
+    pub fn is_early(&self) -> bool {
+        self.pipe.is_early
+    }
+
     fn poll_bytes(
         &self,
         context: &mut Context<'_>,

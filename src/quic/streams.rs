@@ -83,6 +83,7 @@ impl Conn {
         // Never offer more: each refused byte costs a DATA_BLOCKED packet, a refused buffer is
         // dropped.
         let capacity = self.quiche.act().stream_capacity(stream)?;
+        let capacity = self.bounded_early(capacity);
         if (self.is_full() || capacity == 0) && !data.is_empty() {
             return Ok(Some(data));
         }
@@ -94,6 +95,7 @@ impl Conn {
         drop(quiche);
         self.sending.outgoing.wrote(&mut self.quiche, stream);
         self.sending.unsent.written(taken);
+        self.count_early(taken);
         let rest = data.slice(taken..);
         Ok(if rest.is_empty() { None } else { Some(rest) })
     }

@@ -4,9 +4,11 @@
 mod answers;
 mod attached;
 mod events;
+mod handshaken;
 mod order;
 mod pipe;
 mod running;
+mod tickets;
 mod told;
 
 pub(crate) use answers::{AcceptQueue, ConnectsEnd};
@@ -16,3 +18,4 @@ pub(crate) use attached::{Attached, Facts, Hold, Place};
 pub use events::ConnectionEvent;
 pub(crate) use pipe::{Pipe, ReceivePhase, SendPhase, ToWrite};
 pub(crate) use running::StreamsApp;
+pub use tickets::{Ticket, Tickets};

@@ -1,8 +1,8 @@
 //! Relays between a client and a peer: one that loses packets, one that is slow, one that becomes
-//! narrow.
+//! narrow, one that can be listened to.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// by a seed.
 pub fn lossy(to: SocketAddr, percent: u64, seed: u64) -> SocketAddr {
     let passes = |mut count: u64| {
-        move |_| {
+        move |_: &[u8]| {
             count = count
                 .wrapping_mul(6364136223846793005)
                 .wrapping_add(seed | 1);
@@ -24,30 +24,57 @@ pub fn lossy(to: SocketAddr, percent: u64, seed: u64) -> SocketAddr {
 /// One that carries so much to the peer and not more; what waits for it is in its socket's buffer.
 pub fn slow(to: SocketAddr, bytes_per_second: u64) -> SocketAddr {
     let mut free_at = landro::engine::now();
-    let waits = move |bytes: usize| {
+    let waits = move |packet: &[u8]| {
+        let bytes = packet.len();
         let now = landro::engine::now();
         free_at = free_at.max(now)
             + Duration::from_nanos(bytes as u64 * 1_000_000_000 / bytes_per_second);
         thread::sleep(free_at.saturating_duration_since(now));
         true
     };
-    relay(to, waits, |_| true)
+    relay(to, waits, |_: &[u8]| true)
 }
 
 /// One that loses whatever has more bytes than it says at the time.
 pub fn narrow(to: SocketAddr, most_bytes: Arc<AtomicUsize>) -> SocketAddr {
     relay(
         to,
-        move |bytes| bytes <= most_bytes.load(Ordering::Relaxed),
-        |_| true,
+        move |packet: &[u8]| packet.len() <= most_bytes.load(Ordering::Relaxed),
+        |_: &[u8]| true,
     )
 }
 
-/// Asks before each packet of so many bytes, up and down, whether it passes.
+/// What passes one that can be listened to.
+#[derive(Default)]
+pub struct Tapped {
+    /// What went up.
+    pub up: Mutex<Vec<Vec<u8>>>,
+    /// What goes down waits.
+    pub is_held: AtomicBool,
+}
+
+pub fn tapped(to: SocketAddr, tap: Arc<Tapped>) -> SocketAddr {
+    let hold = tap.clone();
+    relay(
+        to,
+        move |packet: &[u8]| {
+            tap.up.lock().unwrap().push(packet.to_vec());
+            true
+        },
+        move |_: &[u8]| {
+            while hold.is_held.load(Ordering::Acquire) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            true
+        },
+    )
+}
+
+/// Asks before each packet, up and down, whether it passes.
 fn relay(
     to: SocketAddr,
-    mut up: impl FnMut(usize) -> bool + Send + 'static,
-    mut down: impl FnMut(usize) -> bool + Send + 'static,
+    mut up: impl FnMut(&[u8]) -> bool + Send + 'static,
+    mut down: impl FnMut(&[u8]) -> bool + Send + 'static,
 ) -> SocketAddr {
     let outside = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let inside = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -60,7 +87,7 @@ fn relay(
         let mut packet = [0; 65536];
         while let Ok((len, from)) = outside.recv_from(&mut packet) {
             *known.lock().unwrap() = Some(from);
-            if up(len) {
+            if up(&packet[..len]) {
                 let _ = to_inside.send(&packet[..len]);
             }
         }
@@ -69,7 +96,7 @@ fn relay(
         let mut packet = [0; 65536];
         while let Ok(len) = inside.recv(&mut packet) {
             let client = *client.lock().unwrap();
-            if let (true, Some(client)) = (down(len), client) {
+            if let (true, Some(client)) = (down(&packet[..len]), client) {
                 let _ = to_outside.send_to(&packet[..len], client);
             }
         }

@@ -33,6 +33,8 @@ pub(crate) struct Facts {
     pub(crate) address: SocketAddr,
     pub(crate) protocol: Vec<u8>,
     pub(crate) is_server: bool,
+    /// It began to be used before its handshake was complete.
+    pub(crate) began_early: bool,
 }
 
 /// Numbers of a connection's path, as of some moment within the last tenth of a second, or of its
@@ -73,6 +75,8 @@ pub(super) struct Openings {
 #[derive(Default)]
 struct AttachedState {
     end: Option<CloseReason>,
+    /// Of one that began early: whether early data was taken as that, once it is known.
+    took_early: Option<bool>,
     /// A handle wants it closed.
     close: Option<(u64, String)>,
     bidirectional: Openings,
@@ -155,6 +159,14 @@ impl Attached {
 
     pub(crate) fn end(&self) -> Option<CloseReason> {
         self.state().end.clone()
+    }
+
+    /// Whether early data was taken as that; `None` as long as it is not known.
+    pub(crate) fn took_early(&self) -> Option<bool> {
+        match self.facts.began_early {
+            true => self.state().took_early,
+            false => Some(false),
+        }
     }
 
     pub(crate) fn close(&self, code: u64, reason: &str) {
@@ -243,6 +255,12 @@ impl Attached {
     pub(super) fn begin_turn(&self, asked: &mut Vec<Arc<Pipe>>) {
         self.wants_turn.store(false, Ordering::Release);
         asked.append(&mut self.state().asked);
+    }
+
+    /// The handshake is complete.
+    pub(super) fn set_took_early(&self, took: bool) {
+        self.state().took_early = Some(took);
+        self.changed.notify(usize::MAX);
     }
 
     pub(super) fn take_close(&self) -> Option<(u64, String)> {

@@ -81,6 +81,8 @@ pub(crate) struct Pipe {
     pub(crate) id: u64,
     /// It stands in the list of those that the worker is to look at.
     pub(super) is_asked: AtomicBool,
+    /// The peer opened it before the handshake was complete.
+    pub(crate) is_early: bool,
     /// Which streams go first where all cannot.
     urgency: AtomicU8,
     outward: Mutex<Outward>,
@@ -101,9 +103,10 @@ pub(super) enum ToSend {
 }
 
 impl Pipe {
-    pub(super) fn new(id: u64) -> Pipe {
+    pub(super) fn new(id: u64, is_early: bool) -> Pipe {
         Pipe {
             id,
+            is_early,
             is_asked: AtomicBool::new(false),
             urgency: AtomicU8::new(DATA_URGENCY),
             outward: Mutex::new(Outward {
@@ -509,7 +512,7 @@ mod tests {
 
     #[test]
     fn small_pieces_are_put_together_and_large_ones_left_alone() {
-        let pipe = Pipe::new(0);
+        let pipe = Pipe::new(0, false);
         for byte in 0..100_u8 {
             assert_eq!(write(&pipe, &[byte]), Poll::Ready(Ok(1)));
         }
@@ -536,7 +539,7 @@ mod tests {
 
     #[test]
     fn who_writes_waits_for_room() {
-        let pipe = Pipe::new(0);
+        let pipe = Pipe::new(0, false);
         let bytes = vec![0; SEND_AHEAD_BYTES];
         assert_eq!(write(&pipe, &bytes), Poll::Ready(Ok(SEND_AHEAD_BYTES)));
         assert!(write(&pipe, b"x").is_pending());
@@ -553,7 +556,7 @@ mod tests {
 
     #[test]
     fn what_arrived_is_read_before_the_end() {
-        let pipe = Pipe::new(0);
+        let pipe = Pipe::new(0, false);
         let read = |most| pipe.read(&mut context(), most);
         let ready =
             |bytes: &'static [u8], is_news| (Poll::Ready(Ok(Bytes::from_static(bytes))), is_news);

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::attached::Attached;
 use super::order::SendOrder;
 use super::pipe::{Pipe, ReadBytes, ReceivePhase, SendPhase, ToSend};
+use super::tickets::Tickets;
 use super::told::ToldEvents;
 use crate::quic::{
     CloseReason, Conn, DATA_URGENCY, DatagramRefusal, STOPPED_MAX, SendState, StreamDirection,
@@ -58,7 +59,7 @@ const MEASURED_EVERY: Duration = Duration::from_millis(100);
 
 /// What runs on a connection with handles.
 pub(crate) struct StreamsApp {
-    attached: Arc<Attached>,
+    pub(super) attached: Arc<Attached>,
     streams: HashMap<u64, RunningStream>,
     /// Those with something to send.
     sending: SendOrder,
@@ -76,6 +77,8 @@ pub(crate) struct StreamsApp {
     /// Packets that had come when the sending halves were last looked at.
     looked_at: u64,
     measured_at: Option<Instant>,
+    /// Where the peer's ticket goes that the next connection is resumed with, and as what.
+    pub(super) keeps_ticket: Option<(Arc<Tickets>, String)>,
     /// What listeners were told already.
     told: ToldEvents,
     asked: Vec<Arc<Pipe>>,
@@ -136,6 +139,7 @@ impl StreamsApp {
             buffer: Vec::new(),
             looked_at: 0,
             measured_at: None,
+            keeps_ticket: None,
             told: ToldEvents::default(),
             asked: Vec::new(),
         }
@@ -226,7 +230,8 @@ impl StreamsApp {
         stream: u64,
         (sends, is_receiving): (Sends, bool),
     ) -> Arc<Pipe> {
-        let pipe = Arc::new(Pipe::new(stream));
+        let is_early = conn.is_early() && conn.is_server();
+        let pipe = Arc::new(Pipe::new(stream, is_early));
         let running = RunningStream {
             pipe: Arc::clone(&pipe),
             rest: None,
@@ -523,6 +528,7 @@ impl StreamsApp {
             self.told.tell(&self.attached, conn);
         }
         self.told.look(&self.attached, conn);
+        self.note_handshake(conn, now);
     }
 
     pub(crate) fn measure(&self, conn: &Conn) {

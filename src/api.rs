@@ -5,6 +5,7 @@ mod buffers;
 mod connection;
 mod engine;
 mod errors;
+mod events;
 mod file_reads;
 mod lookup;
 mod mmap;
@@ -12,6 +13,8 @@ mod parallel;
 mod permits;
 mod pool;
 mod stream;
+#[cfg(feature = "tokio")]
+mod tokio_traits;
 mod transfer;
 mod zero_copy;
 
@@ -21,6 +24,7 @@ pub use buffers::{
 pub use connection::Connection;
 pub use engine::{Engine, EngineBuilder, Listener, PeerTrust};
 pub use errors::{ConnectError, ConnectionError, DatagramError, ReadError, StartError, WriteError};
+pub use events::ConnectionEvents;
 pub use mmap::{MmapError, MmapFileReader};
 pub use pool::{
     ConnectionPool, ConnectionPoolConfig, PeerFailure, PoolError, PoolEvent, PoolEventKind,
@@ -47,4 +51,5 @@ pub use parallel::{
 pub use zero_copy::{ZeroCopyError, ZeroCopyStatistics, ZeroCopyStreamWriter};
 
 pub use crate::proto::parallel::ParallelTransferConfig;
-pub use crate::worker::ConnectionStatistics;
+pub use crate::quic::StreamDirection;
+pub use crate::worker::{ConnectionEvent, ConnectionStatistics};

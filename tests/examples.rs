@@ -56,6 +56,15 @@ fn the_readme_has_them_as_they_are() {
 }
 
 #[test]
+fn under_tokio() {
+    let done = example("tokio_interop").output().unwrap();
+    let words = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{words}");
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert_eq!(said, "1000000 bytes there, 1000000 bytes back\n");
+}
+
+#[test]
 fn streams_and_datagrams() {
     let done = example("streams_and_datagrams").output().unwrap();
     let words = String::from_utf8_lossy(&done.stderr);

@@ -1,8 +1,14 @@
 //! Streams and datagrams of programs that embed the library: two engines over loopback, both
 //! backends.
 
+#[path = "streams/early.rs"]
+mod early;
+#[path = "streams/events.rs"]
+mod events;
 #[path = "streams/lossy.rs"]
 mod lossy;
+#[path = "streams/priorities.rs"]
+mod priorities;
 #[path = "streams/rates.rs"]
 mod rates;
 

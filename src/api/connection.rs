@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::errors::{ConnectionError, DatagramError, check_code};
+use super::events::ConnectionEvents;
 use super::stream::{RecvStream, SendStream};
 use crate::ids::Fingerprint;
 use crate::quic::StreamDirection;
@@ -97,6 +98,29 @@ impl Connection {
             }
             changed.await;
         }
+    }
+
+    /// Whether its handshake is not complete yet: what the peer sent may be a recording.
+    pub fn is_early(&self) -> bool {
+        self.attached().took_early().is_none()
+    }
+
+    /// Resolves when the handshake is complete: both keys are proven, and nothing here is a
+    /// recording. Says whether what was sent before that was taken early; if not, it is sent again
+    /// by itself. False, too, where the connection did not begin early.
+    ///
+    /// # Errors
+    /// The connection was over before: whether the peer read anything is not known.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn early_data_accepted(&self) -> Result<bool, ConnectionError> {
+        self.wait(Attached::took_early).await
+    }
+
+    /// What happens to it from now on, beside its streams.
+    pub fn events(&self) -> ConnectionEvents {
+        ConnectionEvents::new(&self.0.0)
     }
 
     /// Opens a stream that goes both ways. Waits while as many are open as the peer allows. The

@@ -19,7 +19,7 @@ use crate::engine::{BackendChoice, Embedded, EmbeddedConfig, ServedDirectory};
 use crate::ids::Fingerprint;
 use crate::proto::session::{Grant, Transfer};
 use crate::quic::{Identity, Trust};
-use crate::worker::{Answer, Authorize, ConnectFailure, PeerAccess};
+use crate::worker::{Answer, Authorize, ConnectFailure, PeerAccess, Ticket};
 
 /// What a program speaks that does not say.
 const DEFAULT_PROTOCOL: &[u8] = b"landro-streams/1";
@@ -68,6 +68,7 @@ pub struct EngineBuilder {
     trust: PeerTrust,
     protocols: Vec<Vec<u8>>,
     served: Option<ServedDirectory>,
+    accepts_early: bool,
 }
 
 impl EngineBuilder {
@@ -121,6 +122,22 @@ impl EngineBuilder {
     /// Which peers are let in. Default: nobody.
     pub fn accept(mut self, trust: PeerTrust) -> EngineBuilder {
         self.trust = trust;
+        self
+    }
+
+    /// Whether a peer that was here before may send before its handshake is complete
+    /// ([`Engine::connect_early`]). Default: it may not, and what it sends early comes a round trip
+    /// later.
+    ///
+    /// Trap: whoever recorded such a first flight can send it again, from anywhere, and this
+    /// program reads it again, as often as that is done ([`RecvStream::is_early`] says what may be
+    /// such). So nothing early may change anything. The peer is asked for trust before any of it is
+    /// read; a connection whose handshake does not come to an end is over after
+    /// [`QuicConfig`]'s handshake timeout.
+    ///
+    /// [`RecvStream::is_early`]: super::RecvStream::is_early
+    pub fn accept_early(mut self, accepts: bool) -> EngineBuilder {
+        self.accepts_early = accepts;
         self
     }
 
@@ -184,6 +201,7 @@ impl EngineBuilder {
             listen: self.listen,
             trust: self.trust.into_trust(),
             protocols,
+            accepts_early: self.accepts_early,
             served: self.served,
         })?;
         Ok(Engine(Arc::new(embedded)))
@@ -219,6 +237,7 @@ impl Engine {
             trust: PeerTrust::OneOf(Vec::new()),
             protocols: Vec::new(),
             served: None,
+            accepts_early: false,
         }
     }
 
@@ -242,10 +261,51 @@ impl Engine {
     pub async fn connect(&self, to: &str, trust: PeerTrust) -> Result<Connection, ConnectError> {
         let name = to.to_owned();
         let addresses = Lookup::begin(&name)?.addresses().await?;
+        self.dial(name, addresses, trust.into_trust(), None).await
+    }
+
+    /// As [`Engine::connect`], for requests whose repetition changes nothing: where this engine was
+    /// connected to the same `to` within the last hour and that peer gave it a ticket, the
+    /// connection is there at once, at the address that answered then, and what is sent in it
+    /// travels before the handshake is complete, at most 16 KiB (0-RTT, RFC 9001 §4.6). Whoever
+    /// records that can have the peer's program read it again.
+    ///
+    /// A peer that does not take it early ([`EngineBuilder::accept_early`]) reads it all the same:
+    /// it is sent again when the handshake is complete. [`Connection::early_data_accepted`] says
+    /// which it was, and that the peer is there at all; until then that is not known, and where it
+    /// is not, the connection ends with that reason.
+    ///
+    /// # Errors
+    /// As of [`Engine::connect`].
+    ///
+    /// # Cancel safety
+    /// As of [`Engine::connect`]. The ticket is used up.
+    pub async fn connect_early(
+        &self,
+        to: &str,
+        trust: PeerTrust,
+    ) -> Result<Connection, ConnectError> {
+        let trust = trust.into_trust();
+        let name = to.to_owned();
+        let ticket = self.0.host().take_ticket(to, &trust);
+        let addresses = match &ticket {
+            Some(ticket) => vec![ticket.address],
+            None => Lookup::begin(&name)?.addresses().await?,
+        };
+        self.dial(name, addresses, trust, ticket).await
+    }
+
+    async fn dial(
+        &self,
+        name: String,
+        addresses: Vec<SocketAddr>,
+        trust: Trust,
+        ticket: Option<Ticket>,
+    ) -> Result<Connection, ConnectError> {
         let answer = self
             .0
             .host()
-            .connect(addresses, trust.into_trust())
+            .connect((&name, addresses), trust, ticket)
             .map_err(|error| ConnectError::Setup(error.to_string()))?;
         let waits = Waits(answer);
         loop {

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures_io::{AsyncRead, AsyncWrite};
 
 use super::errors::{ConnectionError, ReadError, WriteError, check_code};
+use crate::quic::URGENCIES;
 use crate::worker::{Hold, Pipe, ReceivePhase, SendPhase, ToWrite};
 
 /// Copies of this size at most are made of what is written by reference.
@@ -113,6 +114,20 @@ impl SendStream {
             self.poll_push(context, take)
         });
         written.await.map(|_| ())
+    }
+
+    /// Which of the streams of this connection that are written here goes first where not all can:
+    /// the one of lower urgency, 0 to 7, and of the same urgency all in turn, as they have
+    /// something. Each begins with 3 (RFC 9218 §4.1). What the transport took before, at most
+    /// 128 KiB of all streams, is overtaken, too. The peer is not told, and one of lower urgency
+    /// that always has something lets no other go on.
+    ///
+    /// # Panics
+    /// If `urgency` is above 7.
+    pub fn set_priority(&mut self, urgency: u8) {
+        assert!(urgency < URGENCIES, "an urgency is 0 to 7: {urgency}");
+        self.pipe.set_urgency(urgency);
+        self.hold.0.ask(&self.pipe);
     }
 
     /// Nothing more is written: the peer reads to the end. Returns at once;
@@ -241,6 +256,16 @@ impl RecvStream {
     /// The stream's number (RFC 9000 §2.1).
     pub fn id(&self) -> u64 {
         self.pipe.id
+    }
+
+    /// Whether it was accepted before the handshake was complete: what it says, somebody may have
+    /// recorded and sent again ([`EngineBuilder::accept_early`]). Once
+    /// [`Connection::early_data_accepted`] resolves it is known to be none.
+    ///
+    /// [`EngineBuilder::accept_early`]: super::EngineBuilder::accept_early
+    /// [`Connection::early_data_accepted`]: super::Connection::early_data_accepted
+    pub fn is_early(&self) -> bool {
+        self.pipe.is_early
     }
 
     fn poll_bytes(

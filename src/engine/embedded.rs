@@ -36,6 +36,8 @@ pub(crate) struct EmbeddedConfig {
     /// Names of its protocols (RFC 7301), in the order of preference, and whom it speaks them with.
     pub(crate) protocols: Vec<Vec<u8>>,
     pub(crate) trust: Trust,
+    /// Peers may send before the handshake is complete.
+    pub(crate) accepts_early: bool,
     pub(crate) served: Option<ServedDirectory>,
 }
 
@@ -84,6 +86,7 @@ impl Embedded {
         let programs = || Programs {
             protocols: config.protocols.clone(),
             trust: config.trust.clone(),
+            accepts_early: config.accepts_early,
             incoming: incoming.clone(),
         };
         // One of both lets peers in: what serves a directory speaks the program's protocols, too.

@@ -14,7 +14,9 @@ use crate::budget::Budget;
 use crate::config::{LaneKind, LaneKinds, QuicConfig};
 use crate::ids::WorkerId;
 use crate::quic::{Identity, QuicError, Secrets, Setup, TicketKeys, Trust};
-use crate::worker::{Answer, ConnectStart, ListenAt, Mail, Owed, Programs, Shared, WorkerParts};
+use crate::worker::{
+    Answer, ConnectStart, ListenAt, Mail, Owed, Programs, Shared, Ticket, Tickets, WorkerParts,
+};
 
 /// How long workers that are to end tell their peers.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
@@ -41,6 +43,7 @@ pub(crate) struct Host {
     quic: QuicConfig,
     identity: Identity,
     protocols: Vec<Vec<u8>>,
+    tickets: Arc<Tickets>,
     next: AtomicUsize,
 }
 
@@ -91,6 +94,7 @@ impl Host {
             quic: config.quic.clone(),
             identity: config.identity,
             protocols,
+            tickets: Arc::default(),
             next: AtomicUsize::new(0),
         };
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
@@ -127,23 +131,35 @@ impl Host {
         &self.identity
     }
 
-    /// Has a worker connect to a peer's addresses, the next one each time.
+    /// What a peer is resumed with that was connected to as this, if one is trusted.
+    pub(crate) fn take_ticket(&self, to: &str, trust: &Trust) -> Option<Ticket> {
+        self.tickets.take(to, now(), |peer| trust(peer))
+    }
+
+    /// Has a worker connect to a peer's addresses, the next one each time. With a ticket, data is
+    /// sent before the handshake is complete.
     ///
     /// # Errors
     /// BoringSSL or quiche refuse a value.
     pub(crate) fn connect(
         &self,
-        to: Vec<SocketAddr>,
+        (name, to): (&str, Vec<SocketAddr>),
         trust: Trust,
+        ticket: Option<Ticket>,
     ) -> Result<Arc<Answer>, QuicError> {
         let mut setup = Setup::client(&self.identity, trust, &self.quic)?;
         setup.tell_on_link(landro_sys::is_on_link);
         setup.speak(&self.protocols)?;
+        if ticket.is_some() {
+            setup.allow_early();
+        }
         let answer = Arc::<Answer>::default();
         let start = ConnectStart {
             to,
             setup,
             socket_options: options(false),
+            ticket,
+            tickets: (self.tickets.clone(), name.to_owned()),
             answer: Owed(answer.clone()),
         };
         let worker = self.next.fetch_add(1, Ordering::Relaxed) % self.shared.mailboxes.len();
@@ -161,6 +177,9 @@ impl Host {
             let mut setup = Setup::server(&self.identity, trust, &self.quic, tickets)?;
             setup.tell_on_link(landro_sys::is_on_link);
             setup.speak(&programs.protocols)?;
+            if programs.accepts_early {
+                setup.allow_early();
+            }
             at.udp.push((socket, setup));
         }
         Ok(at)

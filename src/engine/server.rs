@@ -364,6 +364,9 @@ fn accepting(
     if let Some(programs) = &shared.programs {
         let own = std::iter::once(TRANSFER_PROTOCOL.to_vec());
         setup.speak(&own.chain(programs.protocols.clone()).collect::<Vec<_>>())?;
+        if programs.accepts_early {
+            setup.allow_early();
+        }
     }
     Ok(setup)
 }

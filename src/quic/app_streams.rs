@@ -14,21 +14,21 @@ use landro_sys::weigh;
 
 use super::conn::Conn;
 use super::held::Given;
+use super::outgoing::{DATA_URGENCY, URGENCIES};
 use super::reason::StreamError;
 use crate::carrier::Alpn;
-
-/// Urgency of streams nobody gave another (RFC 9218 §4.1 has 0 to 7, lower goes first).
-const DEFAULT_URGENCY: u8 = 3;
 
 /// Which way bytes go on a stream (RFC 9000 §2.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StreamDirection {
+    /// Both.
     Bidirectional,
     /// From who opened it.
     Unidirectional,
 }
 
 impl StreamDirection {
+    /// Of the stream with this number.
     pub fn of(stream: u64) -> StreamDirection {
         match stream & 2 {
             0 => StreamDirection::Bidirectional,
@@ -72,9 +72,8 @@ impl Conn {
                     return None;
                 }
                 let stream = self.next_bidi * 4 + u64::from(self.quiche.is_server());
-                self.prioritise(stream, DEFAULT_URGENCY).ok()?;
+                self.begin_sending(stream).ok()?;
                 self.next_bidi += 1;
-                self.sending.outgoing.data_opened(&mut self.quiche, stream);
                 Some(stream)
             }
         }
@@ -83,17 +82,23 @@ impl Conn {
     /// The peer opened a stream that goes both ways, and something is to be sent in it.
     pub fn adopt(&mut self, stream: u64) {
         // One that is over already needs no place among the others.
-        if self.prioritise(stream, DEFAULT_URGENCY).is_ok() {
-            self.sending.outgoing.data_opened(&mut self.quiche, stream);
-        }
+        let _ = self.begin_sending(stream);
     }
 
-    /// Which streams go first where all cannot: those of lower urgency.
-    ///
-    /// # Errors
-    /// The stream is over.
-    pub fn prioritise(&mut self, stream: u64, urgency: u8) -> Result<(), StreamError> {
-        Ok(self.quiche.act().stream_priority(stream, urgency, false)?)
+    fn begin_sending(&mut self, stream: u64) -> Result<(), quiche::Error> {
+        let mut quiche = self.quiche.act();
+        quiche.stream_priority(stream, DATA_URGENCY, false)?;
+        drop(quiche);
+        self.sending.outgoing.data_opened(&mut self.quiche, stream);
+        Ok(())
+    }
+
+    /// Which streams go first where all cannot: those of lower urgency, 0 to 7 (RFC 9218 §4.1), and
+    /// of the same those that were opened first.
+    pub fn prioritise(&mut self, stream: u64, urgency: u8) {
+        let urgency = urgency.min(URGENCIES - 1);
+        let outgoing = &mut self.sending.outgoing;
+        outgoing.set_urgency(&mut self.quiche, stream, urgency);
     }
 
     /// As [`Conn::send`], and of what is taken `mark` is shared until the peer has acknowledged it.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use super::early::Early;
 use super::held::Held;
 use super::kept::KeptDatagrams;
 use super::note::Note;
@@ -18,8 +19,7 @@ use super::share::Share;
 use super::unsent::Unsent;
 use super::whereabouts::Whereabouts;
 use crate::carrier::{
-    ACCESS_DENIED, ALPN, Alpn, CERTIFICATE_REQUIRED, CRYPTO_ERROR, CloseReason, ConnState,
-    MAX_REASON_BYTES,
+    ACCESS_DENIED, ALPN, Alpn, CERTIFICATE_REQUIRED, CloseReason, ConnState, MAX_REASON_BYTES,
 };
 use crate::config::{Diagnosis, QuicConfig};
 use crate::identity::{self, Trust};
@@ -31,8 +31,8 @@ const ASKED_FOR_AFTER: Duration = Duration::from_secs(30);
 /// A QUIC connection: one lane.
 pub struct Conn {
     pub(super) quiche: Held,
-    trust: Trust,
-    phase: ConnPhase,
+    pub(super) trust: Trust,
+    pub(super) phase: ConnPhase,
     /// Of the one path that quiche knows, whatever becomes of the addresses.
     quiche_local: SocketAddr,
     quiche_peer: SocketAddr,
@@ -40,6 +40,7 @@ pub struct Conn {
     pub(super) local: SocketAddr,
     pub(super) whereabouts: Whereabouts,
     peer: Option<Fingerprint>,
+    pub(super) early: Early,
     /// What it was closed with on our side: quiche replaces that before the handshake is over.
     closed_as: Option<CloseReason>,
     /// quiche's word for what broke the connection.
@@ -66,11 +67,18 @@ pub(super) enum ConnPhase {
     Handshaking {
         deadline: Instant,
     },
-    /// The handshake did not end in time; before was Handshaking.
+    /// The session that is resumed names a peer that we trust, and data of its first flight
+    /// travels: of ours it is sealed for that peer alone, of a peer's whoever recorded it may have
+    /// sent it. Before was Handshaking.
+    Early {
+        deadline: Instant,
+    },
+    /// The handshake did not end in time; before was Handshaking, or Early.
     TimedOut,
-    /// The handshake resumed a session of a peer we no longer trust; before was Handshaking.
+    /// The handshake resumed a session of a peer we no longer trust; before was Handshaking, or
+    /// Early.
     Refused,
-    /// Both sides have proven their keys and we trust the peer's; before was Handshaking.
+    /// Both sides have proven their keys and we trust the peer's; before was Handshaking, or Early.
     Established,
 }
 
@@ -258,6 +266,7 @@ impl Conn {
             local,
             whereabouts: Whereabouts::new(peer),
             peer: None,
+            early: Early::new(setup.allows_early),
             closed_as: None,
             failure: None,
             next_uni: 0,
@@ -307,7 +316,7 @@ impl Conn {
         self.advance();
         // What cannot be read, and what was read before, is anybody's.
         if before.is_some_and(|before| self.snapshot().received_packets > before) {
-            let is_handshake_over = self.knows_peer();
+            let is_handshake_over = self.is_proven();
             self.whereabouts.heard(from, bytes, is_handshake_over);
         }
         while let Some(event) = self.quiche.act().path_event_next() {
@@ -316,7 +325,7 @@ impl Conn {
             }
         }
         self.read_notes(from);
-        if self.knows_peer() && (one_rtt || self.quiche.is_server()) {
+        if self.is_proven() && (one_rtt || self.quiche.is_server()) {
             self.sending.size.confirm_handshake();
         }
         match received {
@@ -399,10 +408,13 @@ impl Conn {
         let held = self.timers_held.filter(|_| !self.is_closing());
         let quiche = quiche.map(|at| held.map_or(at, |until| at.max(until)));
         match self.phase {
-            ConnPhase::Handshaking { deadline } if !self.is_closing() => {
+            ConnPhase::Handshaking { deadline } | ConnPhase::Early { deadline }
+                if !self.is_closing() =>
+            {
                 Some(quiche.map_or(deadline, |at| at.min(deadline)))
             }
             ConnPhase::Handshaking { .. }
+            | ConnPhase::Early { .. }
             | ConnPhase::TimedOut
             | ConnPhase::Refused
             | ConnPhase::Established => quiche,
@@ -412,7 +424,7 @@ impl Conn {
     /// Does what is due. Harmless when nothing is.
     pub fn on_timeout(&mut self, now: Instant) {
         self.quiche.act().on_timeout();
-        if let ConnPhase::Handshaking { deadline } = self.phase
+        if let ConnPhase::Handshaking { deadline } | ConnPhase::Early { deadline } = self.phase
             && deadline <= now
             && !self.is_closing()
         {
@@ -439,8 +451,13 @@ impl Conn {
         }
     }
 
-    /// Both keys are proven, and what the peer says may be read.
+    /// What the peer says may be read: both keys are proven, or it is early.
     pub(super) fn knows_peer(&self) -> bool {
+        self.is_proven() || self.is_early()
+    }
+
+    /// Both keys are proven.
+    pub(super) fn is_proven(&self) -> bool {
         self.phase == ConnPhase::Established
     }
 
@@ -463,7 +480,7 @@ impl Conn {
         if !self.is_closing() {
             return None;
         }
-        let handshaking = !self.knows_peer();
+        let handshaking = !self.is_proven();
         Some(if let Some(error) = self.quiche.peer_error() {
             closed_by_peer(error)
         } else if self.phase == ConnPhase::TimedOut || (self.quiche.is_timed_out() && handshaking) {
@@ -504,7 +521,7 @@ impl Conn {
         self.certificate_of_peer()
     }
 
-    fn certificate_of_peer(&self) -> Option<Fingerprint> {
+    pub(super) fn certificate_of_peer(&self) -> Option<Fingerprint> {
         let certificate = boring::x509::X509::from_der(self.quiche.peer_cert()?).ok()?;
         identity::certificate_fingerprint(&certificate)
     }
@@ -523,11 +540,15 @@ impl Conn {
 
     /// Notices the end of the handshake.
     pub(super) fn advance(&mut self) {
-        let ConnPhase::Handshaking { .. } = self.phase else {
+        let (ConnPhase::Handshaking { deadline } | ConnPhase::Early { deadline }) = self.phase
+        else {
             return;
         };
-        if !self.quiche.is_established() || self.is_closing() {
+        if self.is_closing() {
             return;
+        }
+        if !self.quiche.is_established() {
+            return self.advance_early(deadline);
         }
         self.peer = self.certificate_of_peer();
         if let Some((resets, key)) = &self.resets
@@ -543,7 +564,9 @@ impl Conn {
         }
         // TLS asks nobody when it resumes a session: the peer may have lost our trust since.
         let alert = match self.peer {
-            Some(peer) if !self.quiche.is_resumed() || (self.trust)(&peer) => {
+            Some(peer)
+                if (!self.quiche.is_resumed() || (self.trust)(&peer)) && self.is_as_early(peer) =>
+            {
                 self.phase = ConnPhase::Established;
                 if let Some(diagnosis) = self.diagnosis.take() {
                     begin_diagnosis(&diagnosis, &mut self.quiche.act());
@@ -553,11 +576,7 @@ impl Conn {
             Some(_) => ACCESS_DENIED,
             None => CERTIFICATE_REQUIRED,
         };
-        self.phase = ConnPhase::Refused;
-        let _ = self
-            .quiche
-            .act()
-            .close(false, CRYPTO_ERROR + u64::from(alert), b"");
+        self.refuse(alert);
     }
 
     pub(super) fn fail(&mut self, error: quiche::Error) -> QuicError {
@@ -641,7 +660,7 @@ impl Conn {
     }
 
     fn share_bytes(&self) -> u64 {
-        self.share.bytes(self.knows_peer())
+        self.share.bytes(self.is_proven())
     }
 
     /// Whether the peer has made us keep more than any honest one does: to be closed and forgotten

@@ -7,6 +7,8 @@
 mod app_streams;
 mod black_hole;
 mod conn;
+mod early;
+mod first_flight;
 mod gso;
 mod held;
 mod kept;
@@ -32,11 +34,13 @@ pub use crate::carrier::{ALPN as TRANSFER_PROTOCOL, Alpn, CloseReason, ConnState
 pub use crate::identity::{Identity, Trust};
 pub use app_streams::{DatagramRefusal, SendState, StreamDirection};
 pub use conn::{Accept, Conn, Connect};
+pub use first_flight::EARLY_BYTES_MAX;
 pub use kept::STOPPED_MAX;
 #[cfg(feature = "internals")]
 pub use landro_sys::gso::{MAX_SEGMENTS, Run};
 #[cfg(feature = "fuzzing")]
 pub use note::note_again;
+pub use outgoing::{DATA_URGENCY, URGENCIES};
 pub use path::PathSnapshot;
 pub use reason::{KEY_SPENT, QuicError, StreamError};
 pub use route::{NewConn, Route, Router};

@@ -3,7 +3,9 @@
 //! quiche sends nothing while the first stream in its order has nothing to emit. One is left there
 //! when what it was to send again is acknowledged after all (a loss that was none: the peer was
 //! busy). Such a stream is *stuck*: after a silence each stream that is not delivered is put behind
-//! all others in turn, until there is a packet.
+//! all others in turn, the first of quiche's order first, until there is a packet. The last one put
+//! there was the stuck one, and it stays there until something is written to it, when it has
+//! something to emit again. All others get the place back that their urgency gives them.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +14,13 @@ use super::held::Held;
 /// Urgency of bidirectional streams: control messages overtake data. Lower goes first.
 const CONTROL_URGENCY: u8 = 0;
 
-/// Urgency of unidirectional streams.
-const DATA_URGENCY: u8 = 3;
+/// Urgency of unidirectional streams, and of an application's until it says otherwise (RFC 9218
+/// §4.1).
+pub const DATA_URGENCY: u8 = 3;
+
+/// How many urgencies a stream may be given (RFC 9218 §4.1): 0 to 7. quiche knows 256, and those
+/// beyond these are behind all streams that are not stuck.
+pub const URGENCIES: u8 = 8;
 
 /// Streams sent in after which those that are over are forgotten: some more than are ever under
 /// way.
@@ -25,10 +32,20 @@ const MANY_STREAMS: usize = 64;
 const STUCK_CHECK: Duration = Duration::from_millis(20);
 const STUCK_CHECK_MAX: Duration = Duration::from_secs(5);
 
+/// A stream that is not known to be delivered.
+#[derive(Clone, Copy)]
+pub(super) struct Placed {
+    pub stream: u64,
+    /// What it is to have.
+    urgency: u8,
+    /// What quiche was told: another one while it is behind all others.
+    place: u8,
+}
+
 /// Streams of a connection, as far as it sends in them.
 pub(super) struct Outgoing {
     /// Those not known to be delivered.
-    streams: Vec<u64>,
+    streams: Vec<Placed>,
     /// When to look for a stuck stream, and how long after the last look that is. None: nothing was
     /// sent yet.
     check_at: Option<Instant>,
@@ -38,12 +55,26 @@ pub(super) struct Outgoing {
     wrote: bool,
     sent_again: usize,
     /// Urgency of the stream that was last put behind all others.
-    last_urgency: u8,
+    last_place: u8,
+    /// How many are there.
+    behind: usize,
 }
 
 /// Whether a stream goes both ways (RFC 9000 §2.1): here those carry control messages.
 pub(super) fn is_control(stream: u64) -> bool {
     stream & 2 == 0
+}
+
+impl Placed {
+    fn is_behind(&self) -> bool {
+        self.place >= URGENCIES
+    }
+
+    fn put(&mut self, quiche: &mut Held, place: u8) {
+        self.place = place;
+        // One that is over needs no place.
+        let _ = quiche.act().stream_priority(self.stream, place, false);
+    }
 }
 
 impl Outgoing {
@@ -54,49 +85,75 @@ impl Outgoing {
             check_after: STUCK_CHECK,
             wrote: false,
             sent_again: 0,
-            last_urgency: DATA_URGENCY,
+            last_place: URGENCIES - 1,
+            behind: 0,
         }
     }
 
     /// Gives a stream its place among the others. False: it cannot be opened.
     pub fn prioritise(quiche: &mut Held, stream: u64) -> bool {
-        let urgency = if is_control(stream) {
-            CONTROL_URGENCY
-        } else {
-            DATA_URGENCY
+        let urgency = match is_control(stream) {
+            true => CONTROL_URGENCY,
+            false => DATA_URGENCY,
         };
         quiche.act().stream_priority(stream, urgency, false).is_ok()
     }
 
-    /// A data stream was opened.
+    /// A data stream was opened, and given its place.
     pub fn data_opened(&mut self, quiche: &mut Held, stream: u64) {
         if self.streams.len() >= MANY_STREAMS {
             self.forget_delivered(quiche);
         }
-        self.streams.push(stream);
+        self.streams.push(Placed {
+            stream,
+            urgency: DATA_URGENCY,
+            place: DATA_URGENCY,
+        });
     }
 
     /// A control stream is sent in, which the peer may have opened.
-    pub fn control_used(&mut self, stream: u64) {
-        if !self.streams.contains(&stream) {
-            self.streams.insert(0, stream);
+    pub fn control_used(&mut self, quiche: &mut Held, stream: u64) {
+        if self.find(stream).is_none() {
+            // A stream the peer opened has quiche's default priority until now.
+            Outgoing::prioritise(quiche, stream);
+            let control = Placed {
+                stream,
+                urgency: CONTROL_URGENCY,
+                place: CONTROL_URGENCY,
+            };
+            self.streams.insert(0, control);
+        }
+    }
+
+    fn find(&mut self, stream: u64) -> Option<&mut Placed> {
+        self.streams
+            .iter_mut()
+            .find(|placed| placed.stream == stream)
+    }
+
+    /// Gives a stream another place among the others; one that is over needs none.
+    pub fn set_urgency(&mut self, quiche: &mut Held, stream: u64, urgency: u8) {
+        let Some(placed) = self.find(stream) else {
+            return;
+        };
+        placed.urgency = urgency;
+        if !placed.is_behind() {
+            placed.put(quiche, urgency);
         }
     }
 
     pub fn control(&self) -> Option<u64> {
-        self.streams
-            .iter()
-            .find(|stream| is_control(**stream))
-            .copied()
+        self.undelivered().find(|stream| is_control(*stream))
     }
 
-    pub fn undelivered(&self) -> Vec<u64> {
-        self.streams.clone()
+    pub fn undelivered(&self) -> impl Iterator<Item = u64> {
+        self.streams.iter().map(|placed| placed.stream)
     }
 
     pub fn forget_delivered(&mut self, quiche: &mut Held) {
         self.streams
-            .retain(|stream| quiche.act().stream_capacity(*stream).is_ok());
+            .retain(|placed| quiche.act().stream_capacity(placed.stream).is_ok());
+        self.behind = self.streams.iter().filter(|it| it.is_behind()).count();
     }
 
     /// When to look for a stuck stream.
@@ -104,9 +161,17 @@ impl Outgoing {
         self.check_at.filter(|_| !self.streams.is_empty())
     }
 
-    /// Bytes went into a stream.
-    pub fn wrote(&mut self) {
+    /// Bytes went into a stream: it has something to emit, and gets its place back.
+    pub fn wrote(&mut self, quiche: &mut Held, stream: u64) {
         self.wrote = true;
+        if self.behind == 0 {
+            return;
+        }
+        if let Some(placed) = self.find(stream).filter(|placed| placed.is_behind()) {
+            let urgency = placed.urgency;
+            placed.put(quiche, urgency);
+            self.behind -= 1;
+        }
     }
 
     /// There was a packet to send.
@@ -126,21 +191,44 @@ impl Outgoing {
         }
     }
 
-    /// Puts a stream behind all others.
-    pub fn put_last(&mut self, quiche: &mut Held, stream: u64) {
-        self.last_urgency = self.last_urgency.checked_add(1).unwrap_or(DATA_URGENCY + 1);
-        let _ = quiche
-            .act()
-            .stream_priority(stream, self.last_urgency, false);
+    /// Those that may be stuck, in quiche's order.
+    pub fn suspects(&mut self, quiche: &mut Held) -> Vec<Placed> {
+        self.forget_delivered(quiche);
+        let mut suspects = self.streams.clone();
+        suspects.sort_by_key(|placed| (placed.place, placed.stream));
+        suspects
     }
 
-    /// A stream was stuck and is not any more.
-    pub fn unstuck(&mut self) {
+    /// Puts a stream behind all others.
+    pub fn put_last(&mut self, quiche: &mut Held, stream: u64) {
+        self.last_place = self.last_place.checked_add(1).unwrap_or(URGENCIES);
+        let place = self.last_place;
+        if let Some(placed) = self.find(stream) {
+            placed.put(quiche, place);
+        }
+    }
+
+    /// A stream was stuck. Those that were put behind all others before it get their places back;
+    /// one of them that is stuck, too, is found by the next look.
+    pub fn unstuck(&mut self, quiche: &mut Held, before: &[Placed]) {
+        self.restore(quiche, before);
         self.check_after = STUCK_CHECK;
     }
 
-    /// None was stuck: it is looked again after twice the time.
-    pub fn none_stuck(&mut self, now: Instant, quiche: &Held) {
+    /// Those that were behind all others before the look stay there.
+    fn restore(&mut self, quiche: &mut Held, moved: &[Placed]) {
+        for was in moved.iter().filter(|was| !was.is_behind()) {
+            if let Some(placed) = self.find(was.stream) {
+                placed.put(quiche, was.urgency);
+            }
+        }
+        self.behind = self.streams.iter().filter(|it| it.is_behind()).count();
+    }
+
+    /// None was stuck: all that were moved get their places back, and it is looked again after
+    /// twice the time.
+    pub fn none_stuck(&mut self, now: Instant, quiche: &mut Held, moved: &[Placed]) {
+        self.restore(quiche, moved);
         self.wrote = false;
         self.sent_again = quiche.stats().retrans;
         self.check_at = Some(now + self.check_after);

@@ -193,7 +193,7 @@ impl Conn {
             // What of its streams is news was taken when the packets came.
             let streams = self.sending.outgoing.undelivered();
             let capacity = |stream| self.quiche.act().stream_capacity(stream).unwrap_or(0);
-            return streams.into_iter().map(capacity).max().unwrap_or(0);
+            return streams.map(capacity).max().unwrap_or(0);
         }
         let control = self.sending.outgoing.control();
         control.map_or(0, |stream| {
@@ -243,22 +243,25 @@ impl Conn {
         if self.stuck_check().is_none_or(|at| at > now) {
             return None;
         }
-        self.sending.outgoing.forget_delivered(&mut self.quiche);
-        for stream in self.sending.outgoing.undelivered() {
+        let suspects = self.sending.outgoing.suspects(&mut self.quiche);
+        for (before, suspect) in suspects.iter().enumerate() {
+            let stream = suspect.stream;
             self.sending.outgoing.put_last(&mut self.quiche, stream);
             if let Some(packet) = self.next_packet(out) {
                 tracing::debug!(
                     stream,
                     "a stream with nothing to send was in the way of the others"
                 );
-                self.sending.outgoing.unstuck();
+                let before = &suspects[..before];
+                self.sending.outgoing.unstuck(&mut self.quiche, before);
                 return Some(packet);
             }
         }
         // Whatever the count says: there is nothing, and what waits to be written must not wait for
         // it.
         self.sending.unsent.ended();
-        self.sending.outgoing.none_stuck(now, &self.quiche);
+        let outgoing = &mut self.sending.outgoing;
+        outgoing.none_stuck(now, &mut self.quiche, &suspects);
         None
     }
 

@@ -49,6 +49,7 @@ pub struct Setup {
     interface_payload_bytes: usize,
     pub(super) most_window_bytes: u64,
     pub(super) is_on_link: fn(IpAddr) -> bool,
+    pub(super) allows_early: bool,
 }
 
 impl Setup {
@@ -88,6 +89,13 @@ impl Setup {
         Ok(self.quiche.set_application_protos(&names)?)
     }
 
+    /// Data may travel before the handshake is complete (0-RTT, RFC 8446 §2.3): ours where a ticket
+    /// allows it, or a peer's, which whoever recorded it may send again.
+    pub fn allow_early(&mut self) {
+        self.quiche.enable_early_data();
+        self.allows_early = true;
+    }
+
     /// For connections we accept.
     ///
     /// # Errors
@@ -115,6 +123,7 @@ impl Setup {
             interface_payload_bytes: ETHERNET_UDP_PAYLOAD_BYTES,
             most_window_bytes: 0,
             is_on_link: |_| false,
+            allows_early: false,
         };
         setup.set_windows(u64::MAX, u64::MAX);
         Ok(setup)

@@ -64,9 +64,8 @@ impl Conn {
         fin: bool,
     ) -> Result<Option<Bytes>, StreamError> {
         if is_control(stream) {
-            // A stream the peer opened has quiche's default priority until now.
-            Outgoing::prioritise(&mut self.quiche, stream);
-            self.sending.outgoing.control_used(stream);
+            let outgoing = &mut self.sending.outgoing;
+            outgoing.control_used(&mut self.quiche, stream);
         }
         let given = match is_control(stream) {
             true => Given::control,
@@ -84,6 +83,7 @@ impl Conn {
         // Never offer more: each refused byte costs a DATA_BLOCKED packet, a refused buffer is
         // dropped.
         let capacity = self.quiche.act().stream_capacity(stream)?;
+        let capacity = self.bounded_early(capacity);
         if (self.is_full() || capacity == 0) && !data.is_empty() {
             return Ok(Some(data));
         }
@@ -93,8 +93,9 @@ impl Conn {
         let mut quiche = self.quiche.act();
         let (taken, _) = quiche.stream_send_zc(stream, given(offered), ends)?;
         drop(quiche);
-        self.sending.outgoing.wrote();
+        self.sending.outgoing.wrote(&mut self.quiche, stream);
         self.sending.unsent.written(taken);
+        self.count_early(taken);
         let rest = data.slice(taken..);
         Ok(if rest.is_empty() { None } else { Some(rest) })
     }

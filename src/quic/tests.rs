@@ -1,6 +1,7 @@
 //! Two ends of a connection in one process: packets go from one `fill` to the other's `recv`, no
 //! sockets.
 
+mod early;
 mod exchange;
 mod handshake;
 mod paths;

@@ -3,12 +3,19 @@
 
 mod answers;
 mod attached;
+mod events;
+mod handshaken;
+mod order;
 mod pipe;
 mod running;
+mod tickets;
+mod told;
 
 pub(crate) use answers::{AcceptQueue, ConnectsEnd};
 pub use answers::{Answer, ConnectFailure, ConnectQueue, ConnectStart, Owed};
 pub use attached::ConnectionStatistics;
 pub(crate) use attached::{Attached, Facts, Hold, Place};
+pub use events::ConnectionEvent;
 pub(crate) use pipe::{Pipe, ReceivePhase, SendPhase, ToWrite};
 pub(crate) use running::StreamsApp;
+pub use tickets::{Ticket, Tickets};

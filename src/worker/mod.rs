@@ -62,7 +62,10 @@ pub use descriptors::StreamDescriptors;
 pub(crate) use handles::{
     AcceptQueue, Attached, ConnectsEnd, Hold, Pipe, ReceivePhase, SendPhase, ToWrite,
 };
-pub use handles::{Answer, ConnectFailure, ConnectStart, ConnectionStatistics, Owed};
+pub use handles::{
+    Answer, ConnectFailure, ConnectStart, ConnectionEvent, ConnectionStatistics, Owed, Ticket,
+    Tickets,
+};
 pub use limits::{ADDED_LANE_IDLE, LINGER};
 pub use local::copy_locally;
 pub use mailbox::{Mail, Mailbox};

@@ -46,6 +46,8 @@ pub(crate) struct Programs {
     /// Names (RFC 7301), in the order of preference.
     pub(crate) protocols: Vec<Vec<u8>>,
     pub(crate) trust: Trust,
+    /// Peers may send before the handshake is complete.
+    pub(crate) accepts_early: bool,
     /// Where connections wait to be accepted.
     pub(crate) incoming: Arc<AcceptQueue>,
 }

@@ -7,7 +7,7 @@ use super::limits::{BATCHES_PER_TURN, DISK_ROUNDS_PER_TURN};
 use super::log::Who;
 use super::timers::Timer;
 use crate::proto::lanes::{LanesInput, code};
-use crate::quic::{Alpn, ConnState};
+use crate::quic::{Alpn, Conn, ConnState};
 
 impl Worker {
     /// Hands finished disk operations to their sessions and carries out what they answer.
@@ -58,6 +58,8 @@ impl Worker {
         let more_to_read = self.read(key);
         self.turn_sessions();
         let more_to_send = self.egress(key);
+        // The first flight of one that resumes a session has left: what a program has follows.
+        self.begins_early(key);
         self.turn_sessions();
         self.connections.weigh(&self.io, key);
         if self.settle(key) {
@@ -81,6 +83,9 @@ impl Worker {
         };
         if connection.conn.state() != ConnState::Established {
             return;
+        }
+        if connection.conn.quic().is_some_and(Conn::is_early) {
+            return self.begins_early(key);
         }
         let Some(peer) = connection.conn.peer_fingerprint() else {
             let reason = "no identity was presented";
@@ -107,8 +112,8 @@ impl Worker {
     fn read(&mut self, key: usize) -> bool {
         match self.connections.get(key).map(|found| &found.app) {
             Some(App::Transfer(_)) => self.read_lane(key),
-            Some(App::Streams(_)) => self.read_streams(key),
-            Some(App::Undecided(_)) | None => false,
+            Some(App::Streams(_) | App::Undecided(_)) => self.read_streams(key),
+            None => false,
         }
     }
 
@@ -116,8 +121,8 @@ impl Worker {
     fn feed(&mut self, key: usize) -> usize {
         match self.connections.get(key).map(|found| &found.app) {
             Some(App::Transfer(_)) => self.feed_lane(key),
-            Some(App::Streams(_)) => self.feed_streams(key),
-            Some(App::Undecided(_)) | None => 0,
+            Some(App::Streams(_) | App::Undecided(_)) => self.feed_streams(key),
+            None => 0,
         }
     }
 
@@ -147,12 +152,14 @@ impl Worker {
             return true;
         }
         match (connection.conn.state(), &connection.app) {
-            (ConnState::Handshaking | ConnState::Established, App::Undecided(_)) => false,
             (ConnState::Handshaking | ConnState::Established, App::Transfer(_)) => {
                 self.settle_lane(key);
                 false
             }
-            (ConnState::Handshaking | ConnState::Established, App::Streams(_)) => {
+            (
+                ConnState::Handshaking | ConnState::Established,
+                App::Streams(_) | App::Undecided(_),
+            ) => {
                 self.settle_streams(key);
                 false
             }

@@ -580,3 +580,71 @@ fn slow_paths_are_paced_and_fast_ones_are_not() {
         assert_eq!(held, paced, "{one_way_ms} ms");
     }
 }
+
+fn written(world: &mut World, stream: u64, bytes: usize) {
+    let data = Bytes::from(vec![0; bytes]);
+    assert_eq!(world.client.send(stream, data, false), Ok(None));
+}
+
+/// A client's stream that is stuck: what it was to send again is acknowledged after all, before its
+/// turn, which another had.
+fn stuck_stream(world: &mut World, urgency: u8, other: u64) -> u64 {
+    let stream = world.client.open_uni().unwrap();
+    world.client.prioritise(stream, urgency);
+    written(world, stream, 1000);
+    let late = datagrams(&mut world.client).remove(0);
+    // The peer is busy for so long that what was sent is sent again.
+    while world.client.snapshot().probe_timeouts == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+        world.client.on_timeout(now());
+    }
+    written(world, other, 1);
+    let (mut out, mut runs) = (vec![0; 65_536], Vec::new());
+    let filled = world.client.fill(now(), &mut out, 1, &mut runs).unwrap();
+    assert!(filled.bytes < 200, "{filled:?}");
+    world.deliver_to_server(late);
+    world.deliver_to_server(out[..filled.bytes].to_vec());
+    world.carry_down();
+    stream
+}
+
+/// Reads what there is, and gives whose it was.
+fn read_all(conn: &mut Conn) -> Vec<u64> {
+    let mut streams = Vec::new();
+    while let Some(stream) = conn.readable_next() {
+        while conn.read(stream, &mut [0; 2048]).unwrap().is_some() {}
+        streams.push(stream);
+    }
+    streams
+}
+
+#[test]
+fn looking_for_a_stuck_stream_leaves_urgencies_alone() {
+    let mut pair = Pair::new();
+    (pair.quic.pacing, pair.quic.mtu_discovery) = (false, false);
+    let mut world = pair.world().established();
+    // It is looked at first, and has nothing to do with it.
+    let urgent = world.client.open_uni().unwrap();
+    world.client.prioritise(urgent, 1);
+    let stuck = stuck_stream(&mut world, 5, urgent);
+    let bulk = world.client.open_uni().unwrap();
+    world.client.prioritise(bulk, 7);
+    written(&mut world, bulk, 1000);
+    let (mut out, mut runs) = (vec![0; 65_536], Vec::new());
+    assert_eq!(world.client.fill(now(), &mut out, 1, &mut runs), None);
+    let due = world.client.stuck_check().unwrap();
+    let filled = world.client.fill(due, &mut out, 1, &mut runs).unwrap();
+    world.deliver_to_server(out[..filled.bytes].to_vec());
+    world.pump();
+    read_all(world.server());
+    // Each goes where its urgency says, the one that was stuck included.
+    for stream in [bulk, stuck, urgent] {
+        written(&mut world, stream, 100);
+    }
+    let mut order = Vec::new();
+    for datagram in datagrams(&mut world.client) {
+        world.deliver_to_server(datagram);
+        order.extend(read_all(world.server()));
+    }
+    assert_eq!(order, [urgent, stuck, bulk]);
+}

@@ -16,8 +16,13 @@ pub(crate) enum App {
 
 /// Who began a connection, and what for.
 pub(crate) enum Handshake {
-    /// A peer did; `promise` is the window it was told of, until it is authorised.
-    Accepted { promise: Promise },
+    /// A peer did; `promise` is the window it was told of, until it is authorised. What runs on it
+    /// already, if its first flight brings something for a program: it is a stranger's all the
+    /// same, for whoever recorded that flight can send it.
+    Accepted {
+        promise: Promise,
+        early: Option<Box<StreamsApp>>,
+    },
     /// We did, to go on with a transfer.
     Dialled(Errand),
     /// We did, for a handle that waits.
@@ -44,10 +49,32 @@ impl App {
 
     /// Nothing more is read from the connection.
     pub(crate) fn stop_reading(&mut self) {
+        if let App::Transfer(lane) = self {
+            lane.readable.clear();
+        }
+        if let Some(app) = self.streams_mut() {
+            app.stop_reading();
+        }
+    }
+
+    /// The program's streams, if there are any.
+    pub(crate) fn streams(&self) -> Option<&StreamsApp> {
         match self {
-            App::Undecided(_) => {}
-            App::Transfer(lane) => lane.readable.clear(),
-            App::Streams(app) => app.stop_reading(),
+            App::Streams(app)
+            | App::Undecided(Handshake::Accepted {
+                early: Some(app), ..
+            }) => Some(app),
+            App::Undecided(_) | App::Transfer(_) => None,
+        }
+    }
+
+    pub(crate) fn streams_mut(&mut self) -> Option<&mut StreamsApp> {
+        match self {
+            App::Streams(app)
+            | App::Undecided(Handshake::Accepted {
+                early: Some(app), ..
+            }) => Some(app),
+            App::Undecided(_) | App::Transfer(_) => None,
         }
     }
 

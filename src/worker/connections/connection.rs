@@ -12,6 +12,7 @@ use super::transport::Transport;
 use crate::ids::Fingerprint;
 use crate::quic::{CloseReason, Conn, PathSnapshot};
 use crate::worker::event_loop::Loop;
+use crate::worker::handles::StreamsApp;
 use crate::worker::lane::TransferLane;
 use crate::worker::limits::LINGER;
 use crate::worker::log::Who;
@@ -236,10 +237,7 @@ impl WorkerConnection {
         // One that passed is seen to in the turn that a send buffer or pacing allows.
         let stuck = quic.and_then(Conn::stuck_check).filter(|at| *at > now);
         let doubt = self.doubt.as_ref().map(Doubt::until);
-        let streams = match &self.app {
-            App::Streams(app) => app.due(),
-            App::Undecided(_) | App::Transfer(_) => None,
-        };
+        let streams = self.app.streams().and_then(StreamsApp::due);
         let due = [
             self.conn.timeout(),
             self.deadline,

@@ -165,7 +165,10 @@ impl Connections {
         };
         match Conn::accept(setup, &mut self.router, accept) {
             Ok(conn) => {
-                let app = App::Undecided(Handshake::Accepted { promise });
+                let app = App::Undecided(Handshake::Accepted {
+                    promise,
+                    early: None,
+                });
                 let conn = Transport::Quic(Box::new(QuicLink { conn, socket }));
                 let connection = WorkerConnection::new(io, conn, from, app);
                 self.handshake_begun(io, LaneKind::Quic);

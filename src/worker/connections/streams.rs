@@ -179,7 +179,10 @@ impl Connections {
         let promise = io.shared.budget.promise_window();
         let conn = TcpConn::accept(setup, windows(io, promise), io.now);
         let link = link(io, conn, id, false);
-        let app = App::Undecided(Handshake::Accepted { promise });
+        let app = App::Undecided(Handshake::Accepted {
+            promise,
+            early: None,
+        });
         let connection = WorkerConnection::new(io, Transport::Tcp(Box::new(link)), peer, app);
         self.handshake_begun(io, LaneKind::Tls);
         self.insert_stream(io, id, connection);

@@ -167,9 +167,10 @@ impl Connections {
         let Some(connection) = self.table.get_mut(key) else {
             return;
         };
-        let App::Undecided(Handshake::Accepted { promise }) = connection.app else {
+        let App::Undecided(Handshake::Accepted { promise, .. }) = &connection.app else {
             return;
         };
+        let promise = *promise;
         if connection.conn.kind().is_over_tcp() {
             io.shared.descriptors.stranger_went();
         }

@@ -10,6 +10,7 @@ use event_listener::{Event, EventListener};
 use landro_sys::UdpOptions;
 
 use super::attached::Hold;
+use super::tickets::{Ticket, Tickets};
 use crate::ids::Fingerprint;
 use crate::quic::Setup;
 
@@ -41,6 +42,10 @@ pub struct ConnectStart {
     /// Whom to trust, what to speak.
     pub setup: Setup,
     pub socket_options: UdpOptions,
+    /// To resume a session with, where data is to be sent at once.
+    pub ticket: Option<Ticket>,
+    /// Where the next one is to be kept, and as what.
+    pub tickets: (Arc<Tickets>, String),
     pub answer: Owed,
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use event_listener::{Event, EventListener};
 
+use super::events::{ConnectionEvent, EventLog};
 use super::pipe::Pipe;
 use crate::ids::Fingerprint;
 use crate::quic::{CloseReason, PathSnapshot, StreamDirection};
@@ -32,6 +33,8 @@ pub(crate) struct Facts {
     pub(crate) address: SocketAddr,
     pub(crate) protocol: Vec<u8>,
     pub(crate) is_server: bool,
+    /// It began to be used before its handshake was complete.
+    pub(crate) began_early: bool,
 }
 
 /// Numbers of a connection's path, as of some moment within the last tenth of a second, or of its
@@ -72,6 +75,8 @@ pub(super) struct Openings {
 #[derive(Default)]
 struct AttachedState {
     end: Option<CloseReason>,
+    /// Of one that began early: whether early data was taken as that, once it is known.
+    took_early: Option<bool>,
     /// A handle wants it closed.
     close: Option<(u64, String)>,
     bidirectional: Openings,
@@ -81,6 +86,7 @@ struct AttachedState {
     to_send: VecDeque<Bytes>,
     arrived: VecDeque<Bytes>,
     statistics: ConnectionStatistics,
+    events: EventLog,
     dropped_to_send: u64,
     dropped_arrived: u64,
 }
@@ -161,6 +167,14 @@ impl Attached {
         self.state().end.clone()
     }
 
+    /// Whether early data was taken as that; `None` as long as it is not known.
+    pub(crate) fn took_early(&self) -> Option<bool> {
+        match self.facts.began_early {
+            true => self.state().took_early,
+            false => Some(false),
+        }
+    }
+
     pub(crate) fn close(&self, code: u64, reason: &str) {
         self.state().close.get_or_insert((code, reason.to_owned()));
         self.want_turn();
@@ -227,6 +241,15 @@ impl Attached {
         self.most_datagram_bytes.load(Ordering::Relaxed)
     }
 
+    /// The place of whoever listens from now on.
+    pub(crate) fn events_end(&self) -> u64 {
+        self.state().events.end()
+    }
+
+    pub(crate) fn take_event(&self, place: &mut u64) -> Option<ConnectionEvent> {
+        self.state().events.take(place)
+    }
+
     pub(crate) fn statistics(&self) -> ConnectionStatistics {
         self.state().statistics.clone()
     }
@@ -250,6 +273,12 @@ impl Attached {
     pub(super) fn begin_turn(&self, asked: &mut Vec<Arc<Pipe>>) {
         self.wants_turn.store(false, Ordering::Release);
         asked.append(&mut self.state().asked);
+    }
+
+    /// The handshake is complete.
+    pub(super) fn set_took_early(&self, took: bool) {
+        self.state().took_early = Some(took);
+        self.changed.notify(usize::MAX);
     }
 
     pub(super) fn take_close(&self) -> Option<(u64, String)> {
@@ -307,8 +336,23 @@ impl Attached {
     }
 
     pub(super) fn set_most_datagram(&self, bytes: Option<usize>) {
-        let bytes = bytes.unwrap_or(0);
-        self.most_datagram_bytes.store(bytes, Ordering::Relaxed);
+        let most_bytes = bytes.unwrap_or(0);
+        let before = self.most_datagram_bytes.swap(most_bytes, Ordering::Relaxed);
+        // The first is what the connection began with.
+        if before != 0 && before != most_bytes {
+            self.happened(ConnectionEvent::DatagramSize { most_bytes });
+        }
+    }
+
+    pub(super) fn happened(&self, event: ConnectionEvent) {
+        self.state().events.push(event);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Datagrams that were dropped here, in either direction.
+    pub(super) fn dropped_datagrams(&self) -> u64 {
+        let state = self.state();
+        state.dropped_to_send + state.dropped_arrived
     }
 
     pub(super) fn measured(&self, path: &PathSnapshot, dropped_before: u64) {

@@ -2,11 +2,13 @@
 //! each direction is.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
+
+use crate::quic::DATA_URGENCY;
 
 /// Bytes that a handle may have waiting for the worker before it waits itself. One piece may go
 /// beyond that: it is in the caller's memory anyway.
@@ -79,6 +81,10 @@ pub(crate) struct Pipe {
     pub(crate) id: u64,
     /// It stands in the list of those that the worker is to look at.
     pub(super) is_asked: AtomicBool,
+    /// The peer opened it before the handshake was complete.
+    pub(crate) is_early: bool,
+    /// Which streams go first where all cannot.
+    urgency: AtomicU8,
     outward: Mutex<Outward>,
     inward: Mutex<Inward>,
 }
@@ -97,10 +103,12 @@ pub(super) enum ToSend {
 }
 
 impl Pipe {
-    pub(super) fn new(id: u64) -> Pipe {
+    pub(super) fn new(id: u64, is_early: bool) -> Pipe {
         Pipe {
             id,
+            is_early,
             is_asked: AtomicBool::new(false),
+            urgency: AtomicU8::new(DATA_URGENCY),
             outward: Mutex::new(Outward {
                 pieces: VecDeque::new(),
                 tail: BytesMut::new(),
@@ -203,6 +211,10 @@ impl Pipe {
         before
     }
 
+    pub(crate) fn set_urgency(&self, urgency: u8) {
+        self.urgency.store(urgency, Ordering::Relaxed);
+    }
+
     /// Gives up what was not sent, unless all is over. False: it is.
     pub(crate) fn reset(&self, code: u64) -> bool {
         self.end_sending(SendPhase::Reset(code))
@@ -257,6 +269,10 @@ impl Outward {
 
 /// The worker's side of sending.
 impl Pipe {
+    pub(super) fn urgency(&self) -> u8 {
+        self.urgency.load(Ordering::Relaxed)
+    }
+
     /// The next piece of at most so many bytes.
     pub(super) fn next_piece(&self, most_bytes: usize) -> ToSend {
         let mut outward = self.outward();
@@ -496,7 +512,7 @@ mod tests {
 
     #[test]
     fn small_pieces_are_put_together_and_large_ones_left_alone() {
-        let pipe = Pipe::new(0);
+        let pipe = Pipe::new(0, false);
         for byte in 0..100_u8 {
             assert_eq!(write(&pipe, &[byte]), Poll::Ready(Ok(1)));
         }
@@ -523,7 +539,7 @@ mod tests {
 
     #[test]
     fn who_writes_waits_for_room() {
-        let pipe = Pipe::new(0);
+        let pipe = Pipe::new(0, false);
         let bytes = vec![0; SEND_AHEAD_BYTES];
         assert_eq!(write(&pipe, &bytes), Poll::Ready(Ok(SEND_AHEAD_BYTES)));
         assert!(write(&pipe, b"x").is_pending());
@@ -540,7 +556,7 @@ mod tests {
 
     #[test]
     fn what_arrived_is_read_before_the_end() {
-        let pipe = Pipe::new(0);
+        let pipe = Pipe::new(0, false);
         let read = |most| pipe.read(&mut context(), most);
         let ready =
             |bytes: &'static [u8], is_news| (Poll::Ready(Ok(Bytes::from_static(bytes))), is_news);

@@ -9,9 +9,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::attached::Attached;
+use super::order::SendOrder;
 use super::pipe::{Pipe, ReadBytes, ReceivePhase, SendPhase, ToSend};
+use super::tickets::Tickets;
+use super::told::ToldEvents;
 use crate::quic::{
-    CloseReason, Conn, DatagramRefusal, STOPPED_MAX, SendState, StreamDirection, StreamError,
+    CloseReason, Conn, DATA_URGENCY, DatagramRefusal, STOPPED_MAX, SendState, StreamDirection,
+    StreamError, URGENCIES,
 };
 
 /// Stream bytes that may wait unsent in the transport: what waits for long is cold in cache when it
@@ -55,10 +59,10 @@ const MEASURED_EVERY: Duration = Duration::from_millis(100);
 
 /// What runs on a connection with handles.
 pub(crate) struct StreamsApp {
-    attached: Arc<Attached>,
+    pub(super) attached: Arc<Attached>,
     streams: HashMap<u64, RunningStream>,
-    /// Those with something to send, in the order of their turns.
-    sending: VecDeque<u64>,
+    /// Those with something to send.
+    sending: SendOrder,
     /// Those with something to read, in the order of their turns.
     readable: VecDeque<u64>,
     /// Streams of the peer that found no room among those that wait to be accepted.
@@ -73,6 +77,10 @@ pub(crate) struct StreamsApp {
     /// Packets that had come when the sending halves were last looked at.
     looked_at: u64,
     measured_at: Option<Instant>,
+    /// Where the peer's ticket goes that the next connection is resumed with, and as what.
+    pub(super) keeps_ticket: Option<(Arc<Tickets>, String)>,
+    /// What listeners were told already.
+    told: ToldEvents,
     asked: Vec<Arc<Pipe>>,
     /// The question for a sign of life that the peer has not answered, and how many of its packets
     /// had come before.
@@ -100,6 +108,7 @@ struct RunningStream {
     /// Shared by all that is not acknowledged.
     mark: Arc<()>,
     sends: Sends,
+    urgency: u8,
     is_receiving: bool,
     /// Its end is here, and its handle has not come so far.
     is_unread: bool,
@@ -126,7 +135,7 @@ impl StreamsApp {
         StreamsApp {
             attached,
             streams: HashMap::new(),
-            sending: VecDeque::new(),
+            sending: SendOrder::default(),
             readable: VecDeque::new(),
             newcomers: VecDeque::new(),
             known_newcomers: HashSet::new(),
@@ -135,6 +144,8 @@ impl StreamsApp {
             buffer: Vec::new(),
             looked_at: 0,
             measured_at: None,
+            keeps_ticket: None,
+            told: ToldEvents::default(),
             asked: Vec::new(),
             question: None,
             questions: 0,
@@ -160,12 +171,17 @@ impl StreamsApp {
             StreamDirection::Bidirectional,
             StreamDirection::Unidirectional,
         ] {
+            let mut is_opened = false;
             while self.attached.wants_stream(direction)
                 && let Some(stream) = conn.open(direction)
             {
                 let is_receiving = direction == StreamDirection::Bidirectional;
                 let pipe = self.insert(conn, stream, (Sends::Open, is_receiving));
                 self.attached.opened(direction, pipe);
+                is_opened = true;
+            }
+            if conn.is_established() {
+                self.told.note_credit(&self.attached, direction, is_opened);
             }
         }
         self.attached.take_close()
@@ -195,11 +211,19 @@ impl StreamsApp {
         let Some(running) = self.streams.get_mut(&stream) else {
             return;
         };
+        let urgency = pipe.urgency();
+        let urgency_before = std::mem::replace(&mut running.urgency, urgency);
+        if urgency != urgency_before {
+            conn.prioritise(stream, urgency);
+            if running.is_in_sending {
+                self.sending.transfer(stream, urgency_before, urgency);
+            }
+        }
         match pipe.send_phase() {
             SendPhase::Open | SendPhase::Finishing => {
                 if running.sends == Sends::Open && !running.is_in_sending {
                     running.is_in_sending = true;
-                    self.sending.push_back(stream);
+                    self.sending.push(stream, running.urgency);
                 }
             }
             SendPhase::Reset(code) if running.sends != Sends::Over => {
@@ -232,7 +256,8 @@ impl StreamsApp {
         stream: u64,
         (sends, is_receiving): (Sends, bool),
     ) -> Arc<Pipe> {
-        let pipe = Arc::new(Pipe::new(stream));
+        let is_early = conn.is_early() && conn.is_server();
+        let pipe = Arc::new(Pipe::new(stream, is_early));
         let running = RunningStream {
             pipe: Arc::clone(&pipe),
             rest: None,
@@ -240,6 +265,7 @@ impl StreamsApp {
             losses_before: conn.losses(),
             mark: Arc::default(),
             sends,
+            urgency: DATA_URGENCY,
             is_receiving,
             is_unread: false,
             discards: None,
@@ -432,20 +458,28 @@ impl StreamsApp {
                 }
             }
         }
-        let mut blocked = 0;
+        for urgency in 0..URGENCIES {
+            given += self.feed_streams(conn, urgency, now);
+        }
+        given
+    }
+
+    /// The same of the streams of one urgency.
+    fn feed_streams(&mut self, conn: &mut Conn, urgency: u8, now: Instant) -> usize {
+        let (mut given, mut blocked) = (0, 0);
         while conn.unsent_bytes() < UNSENT_BYTES
-            && blocked < self.sending.len()
-            && let Some(stream) = self.sending.pop_front()
+            && blocked < self.sending.of(urgency).len()
+            && let Some(stream) = self.sending.of(urgency).pop_front()
         {
             match self.feed_stream(conn, stream, now) {
                 Fed::Bytes(bytes) => {
                     given += bytes;
                     blocked = 0;
-                    self.sending.push_back(stream);
+                    self.sending.push(stream, urgency);
                 }
                 Fed::Blocked => {
                     blocked += 1;
-                    self.sending.push_back(stream);
+                    self.sending.push(stream, urgency);
                 }
                 Fed::Nothing => {
                     if let Some(running) = self.streams.get_mut(&stream) {
@@ -506,7 +540,10 @@ impl StreamsApp {
     pub(crate) fn due(&self) -> Option<Instant> {
         let waiting = self.sending.iter();
         let running = waiting.filter_map(|stream| self.streams.get(stream));
-        running.filter_map(|running| running.waits_until).min()
+        let streams = running.filter_map(|running| running.waits_until).min();
+        let measures = self.measured_at.map(|at| at + MEASURED_EVERY);
+        let tells = measures.filter(|_| self.told.has_more());
+        streams.into_iter().chain(tells).min()
     }
 
     /// After a turn: what the path is like.
@@ -514,7 +551,10 @@ impl StreamsApp {
         if self.measured_at.is_none_or(|at| at + MEASURED_EVERY <= now) {
             self.measured_at = Some(now);
             self.measure(conn);
+            self.told.tell(&self.attached, conn);
         }
+        self.told.look(&self.attached, conn);
+        self.note_handshake(conn, now);
     }
 
     pub(crate) fn measure(&self, conn: &Conn) {

@@ -17,7 +17,7 @@ use crate::worker::connections::app::{App, Handshake};
 use crate::worker::connections::connection::WorkerConnection;
 use crate::worker::connections::{Destination, PeerShare};
 use crate::worker::handles::{
-    Attached, ConnectFailure, ConnectStart, Facts, Hold, Owed, Place, StreamsApp,
+    Attached, ConnectFailure, ConnectStart, Facts, Hold, Owed, Place, StreamsApp, Ticket, Tickets,
 };
 use crate::worker::paths::Path;
 
@@ -27,7 +27,7 @@ const DIALS_MAX: usize = 256;
 const ANOTHER_ANSWERED: &str = "another address answered before";
 const NOBODY_WAITS: &str = "nobody waits for this connection any more";
 const TOO_MANY: &str = "too many connections of this identity";
-const NOBODY_ACCEPTS: &str = "as many connections wait to be accepted as may";
+pub(super) const NOBODY_ACCEPTS: &str = "as many connections wait to be accepted as may";
 
 /// One peer that is being dialled.
 struct Dialling {
@@ -35,6 +35,8 @@ struct Dialling {
     setup: Setup,
     options: UdpOptions,
     answer: Owed,
+    ticket: Option<Ticket>,
+    tickets: (Arc<Tickets>, String),
     refused: Option<ConnectFailure>,
 }
 
@@ -85,6 +87,8 @@ impl Worker {
             setup: start.setup,
             options: start.socket_options,
             answer: start.answer,
+            ticket: start.ticket,
+            tickets: start.tickets,
             refused: None,
         };
         self.dials.all.insert(dial, dialled);
@@ -154,7 +158,7 @@ impl Worker {
             peer,
             bind: None,
             steer: None,
-            ticket: None,
+            ticket: dialled.ticket.as_ref().map(|ticket| ticket.bytes.clone()),
         };
         let handshake = Handshake::Connecting { dial };
         self.connections
@@ -201,11 +205,12 @@ impl Worker {
         let Some(dialled) = self.dials.all.remove(&dial) else {
             return self.connections.close(&self.io, key, 0, ANOTHER_ANSWERED);
         };
-        let Some((hold, app)) = self.attach(key, peer) else {
+        let Some((hold, mut app)) = self.attach(key, peer) else {
             return;
         };
+        app.keep_ticket(dialled.tickets);
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.app = app;
+            connection.app = App::Streams(app);
             connection.deadline = None;
         }
         self.give_up_connecting(dial, |_| true);
@@ -224,10 +229,16 @@ impl Worker {
                 .connections
                 .close(&self.io, key, code::UNAUTHORISED, reason);
         }
-        let Some((hold, app)) = self.attach(key, peer) else {
-            return;
+        // One that began early is accepted, or waits for that.
+        let (hold, app) = match self.take_early(key) {
+            Some(app) => (None, app),
+            None => match self.attach(key, peer) {
+                Some((hold, app)) => (Some(hold), app),
+                None => return,
+            },
         };
-        self.connections.decide(&self.io, key, app, true);
+        self.connections
+            .decide(&self.io, key, App::Streams(app), true);
         if let Some(connection) = self.connections.get_mut(key) {
             connection.deadline = None;
         }
@@ -236,7 +247,7 @@ impl Worker {
             (PeerShare::Beyond, _) => self.connections.close(&self.io, key, 0, TOO_MANY),
             (PeerShare::FarBeyond, _) => self.connections.evict(&mut self.io, key, TOO_MANY),
             (PeerShare::Within, Some(incoming)) => {
-                if incoming.leave(hold).is_err() {
+                if hold.is_some_and(|hold| incoming.leave(hold).is_err()) {
                     self.connections.close(&self.io, key, 0, NOBODY_ACCEPTS);
                 }
             }
@@ -245,7 +256,11 @@ impl Worker {
         self.connections.touch(key);
     }
 
-    fn attach(&mut self, key: usize, peer: Fingerprint) -> Option<(Hold, App)> {
+    pub(super) fn attach(
+        &mut self,
+        key: usize,
+        peer: Fingerprint,
+    ) -> Option<(Hold, Box<StreamsApp>)> {
         let connection = self.connections.get(key)?;
         let conn = connection.conn.quic()?;
         let facts = Facts {
@@ -253,6 +268,7 @@ impl Worker {
             address: connection.peer,
             protocol: conn.protocol().to_vec(),
             is_server: conn.is_server(),
+            began_early: conn.is_early(),
         };
         let mailbox = self.io.shared.mailboxes.get(self.io.id.0 as usize)?;
         let place = Place {
@@ -264,7 +280,7 @@ impl Worker {
         let hold = Hold(Arc::new(attached));
         let app = StreamsApp::new(Arc::clone(&hold.0));
         app.measure(conn);
-        Some((hold, App::Streams(Box::new(app))))
+        Some((hold, Box::new(app)))
     }
 
     /// A connection that was dialled for a handle is gone before its handshake was complete.

@@ -2,6 +2,7 @@
 //! to the parts of a worker.
 
 mod connecting;
+mod early;
 mod turns;
 
 pub(crate) use connecting::Dials;

@@ -2,17 +2,13 @@
 
 use crate::quic::Conn;
 use crate::worker::Worker;
-use crate::worker::connections::app::App;
 use crate::worker::connections::connection::WorkerConnection;
 use crate::worker::handles::StreamsApp;
 use crate::worker::limits::LINGER;
 
 /// A connection with handles, if this is one.
 fn with_handles(connection: &mut WorkerConnection) -> Option<(&mut Conn, &mut StreamsApp)> {
-    match &mut connection.app {
-        App::Streams(app) => Some((connection.conn.quic_mut()?, app)),
-        App::Undecided(_) | App::Transfer(_) => None,
-    }
+    Some((connection.conn.quic_mut()?, connection.app.streams_mut()?))
 }
 
 impl Worker {

@@ -18,37 +18,51 @@ use std::time::{Duration, Instant};
 ///
 /// # A bad policy
 /// No answer stalls a connection for ever: less than [`RateBound::LEAST_BYTES_PER_SECOND`] is taken
-/// for that. A bound above what the controller lets through changes nothing, so that no policy
-/// sends more than the connection would without one.
+/// for that. A bound above what the controller lets through changes nothing: on a long path BBR2's
+/// release times are kept to beside it. So no policy sends more than the connection would without
+/// one.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
 /// use landro::{PathView, QuicConfig, RateBound, RatePolicy};
 ///
-/// /// Gives way to whoever else fills the queue: half the rate while the round trip is twice what
-/// /// it may be.
-/// #[derive(Debug)]
-/// struct Background;
+/// /// Gives way to whoever else fills the queue: while the round trip is more than twice the
+/// /// shortest, half the rate from when that began.
+/// #[derive(Debug, Default)]
+/// struct Background {
+///     kept: Option<RateBound>,
+/// }
 ///
 /// impl RatePolicy for Background {
 ///     fn bound(&mut self, _now: Instant, path: &PathView<'_>) -> RateBound {
 ///         match path.min_rtt {
 ///             Some(shortest) if path.rtt > 2 * shortest => {
-///                 RateBound::rate(path.delivery_bytes_per_second / 2)
+///                 // Not half anew each time: what is delivered is soon what the bound lets through.
+///                 let half = RateBound::rate(path.delivery_bytes_per_second / 2);
+///                 *self.kept.get_or_insert(half)
 ///             }
-///             _ => RateBound::none(),
+///             _ => {
+///                 self.kept = None;
+///                 RateBound::none()
+///             }
 ///         }
 ///     }
 /// }
 ///
-/// let config = QuicConfig::auto().rate_policy(|| Background);
-/// # let long = {
-/// # let mut path = PathView::default();
+/// let config = QuicConfig::auto().rate_policy(Background::default);
+/// # let (mut policy, mut path) = (Background::default(), PathView::default());
 /// # path.min_rtt = Some(Duration::from_millis(1));
-/// # path.rtt = Duration::from_millis(9);
-/// # path.delivery_bytes_per_second = 2_000_000;
-/// # Background.bound(Instant::now(), &path) };
-/// # assert_eq!(long, RateBound::rate(1_000_000));
+/// # for (rtt_ms, delivery, bound) in [
+/// #     (1, 9_000_000, RateBound::none()),
+/// #     (9, 2_000_000, RateBound::rate(1_000_000)),
+/// #     (9, 1_000_000, RateBound::rate(1_000_000)),
+/// #     (2, 1_000_000, RateBound::none()),
+/// #     (3, 4_000_000, RateBound::rate(2_000_000)),
+/// # ] {
+/// #     path.rtt = Duration::from_millis(rtt_ms);
+/// #     path.delivery_bytes_per_second = delivery;
+/// #     assert_eq!(policy.bound(Instant::now(), &path), bound);
+/// # }
 /// ```
 ///
 /// [`QuicConfig::rate_policy`]: super::QuicConfig::rate_policy
@@ -80,6 +94,8 @@ pub struct PathView<'a> {
     /// UDP payload taken for lost.
     pub lost_bytes: u64,
     /// What the congestion controller believes the path delivers; 0 before the first measurement.
+    /// Trap: while a bound holds packets back, that is the bound. A policy that reckons its next
+    /// bound from it ends at the least.
     pub delivery_bytes_per_second: u64,
     /// UDP payload that the peer acknowledged. Not to be called each time: quiche walks all streams
     /// for it.
@@ -157,7 +173,14 @@ impl RateBound {
     /// The rate is what the path carries, behind a queue that holds little: packets leave at that
     /// rate in place of the congestion controller's release times (its window still counts), in
     /// messages of a few packets, and nothing is made up for.
-    pub fn measured(mut self) -> RateBound {
+    ///
+    /// The engine's own policy alone may say so: it has seen a queue overflow. A policy of a
+    /// program would free packets of release times by it.
+    ///
+    /// ```compile_fail,E0624
+    /// landro::RateBound::rate(u64::MAX).measured();
+    /// ```
+    pub(crate) fn measured(mut self) -> RateBound {
         self.is_measured = true;
         self
     }

@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::Receiver;
-use landro_sys::numa::CoreOfNode;
+use landro_sys::numa::{CoreOfNode, MemoryFrom, prefer, why_not_preferred};
 use landro_sys::{
     Backend, Completion, Driver, DriverConfig, Pool, TcpListener, UdpSocket, WakeHandle,
 };
@@ -203,13 +203,17 @@ fn settle(worker: WorkerId, place: CoreOfNode) {
     let Some(node) = node else {
         return;
     };
-    match landro_sys::numa::prefer(node) {
-        Ok(()) => {
+    match prefer(node) {
+        Ok(MemoryFrom::Node) => {
             tracing::info!("worker {worker} is on core {core}, with memory of NUMA node {node}")
         }
+        Ok(MemoryFrom::PolicyOfBefore) => tracing::info!(
+            "worker {worker} is on core {core} of NUMA node {node}; memory comes as the policy says that landro was started with (numactl?)"
+        ),
         // Nearly all is touched first by this thread, and so comes from its node all the same.
         Err(error) => tracing::info!(
-            "worker {worker} is on core {core} of NUMA node {node}; its memory cannot be preferred ({error}): is set_mempolicy forbidden here?"
+            "worker {worker} is on core {core} of NUMA node {node}; that node's memory cannot be preferred: {}",
+            why_not_preferred(&error)
         ),
     }
 }

@@ -151,13 +151,69 @@ fn cores_of(list: &str) -> Option<Vec<usize>> {
     Some(cores)
 }
 
+/// What rules where a thread takes its memory from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemoryFrom {
+    /// The node that was asked for.
+    Node,
+    /// A policy that the process was started with (`numactl`, or `NUMAPolicy=` of a unit). Who set
+    /// it knows better.
+    PolicyOfBefore,
+}
+
 /// Has the calling thread, and the threads that it starts from now on, take memory from this node
-/// as long as that has some. Pages that are there stay where they are.
+/// as long as that has some, unless it has a policy already. Pages that are there stay where they
+/// are.
 ///
 /// # Errors
-/// `EPERM` where a sandbox forbids the call; `EINVAL` for a node that this process may take nothing
-/// from (cpuset.mems).
-pub fn prefer(node: u32) -> io::Result<()> {
+/// `EPERM` or `ENOSYS` where a sandbox or the kernel has not the calls; `EINVAL` for a node that
+/// this process may take nothing from (cpuset.mems). The policy is then as it was.
+pub fn prefer(node: u32) -> io::Result<MemoryFrom> {
+    if policy()? != libc::MPOL_DEFAULT {
+        return Ok(MemoryFrom::PolicyOfBefore);
+    }
+    set_policy(libc::MPOL_PREFERRED, node)?;
+    Ok(MemoryFrom::Node)
+}
+
+/// Why [`prefer`] failed, and what to do.
+pub fn why_not_preferred(error: &io::Error) -> String {
+    let cause = match error.raw_os_error() {
+        Some(libc::EINVAL) => {
+            "does its cpuset leave the node out (cpuset.mems, AllowedMemoryNodes= of a unit), or \
+             has the node no memory?"
+        }
+        Some(libc::ENOSYS) => "has the kernel no NUMA policies (CONFIG_NUMA), or a sandbox?",
+        _ => {
+            "does a sandbox forbid get_mempolicy or set_mempolicy (SystemCallFilter= of a unit, \
+             seccomp of a container)?"
+        }
+    };
+    format!("{error}; {cause}")
+}
+
+/// The mode of the calling thread's policy, with its flags.
+fn policy() -> io::Result<libc::c_int> {
+    let mut mode: libc::c_int = 0;
+    // SAFETY: get_mempolicy(2) without flags writes the mode, a c_int that is ours, and no nodes
+    // where the pointer to these is null.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_get_mempolicy,
+            &raw mut mode,
+            std::ptr::null_mut::<libc::c_ulong>(),
+            0,
+            0,
+            0,
+        )
+    };
+    match result {
+        0 => Ok(mode),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn set_policy(mode: libc::c_int, node: u32) -> io::Result<()> {
     const BITS: usize = libc::c_ulong::BITS as usize;
     let mut mask = [0 as libc::c_ulong; MAX_NODES as usize / BITS];
     let word = mask.get_mut(node as usize / BITS);
@@ -166,14 +222,7 @@ pub fn prefer(node: u32) -> io::Result<()> {
     let bits = mask.len() * BITS + 1;
     // SAFETY: set_mempolicy(2) reads as many words as `bits` has, all of which `mask` has but for
     // the bit that it does not read, and keeps no pointer.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_set_mempolicy,
-            libc::MPOL_PREFERRED,
-            mask.as_ptr(),
-            bits,
-        )
-    };
+    let result = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask.as_ptr(), bits) };
     match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

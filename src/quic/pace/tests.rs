@@ -404,6 +404,13 @@ fn the_path_is_tried_again_ever_more_seldom() {
 }
 
 fn bounded(policy: impl Fn() -> RateBound + Clone + Send + Sync + 'static) -> Path {
+    bounded_at(Duration::from_micros(200), policy)
+}
+
+fn bounded_at(
+    min_rtt: Duration,
+    policy: impl Fn() -> RateBound + Clone + Send + Sync + 'static,
+) -> Path {
     struct Fixed<F>(F);
     impl<F: Fn() -> RateBound + Send> RatePolicy for Fixed<F> {
         fn bound(&mut self, _: Instant, _: &PathView<'_>) -> RateBound {
@@ -411,7 +418,7 @@ fn bounded(policy: impl Fn() -> RateBound + Clone + Send + Sync + 'static) -> Pa
         }
     }
     let config = QuicConfig::auto().rate_policy(move || Fixed(policy.clone()));
-    let mut path = Path::new(Duration::from_micros(200));
+    let mut path = Path::new(min_rtt);
     path.pace = Pace::new(true, config.rate_policy.as_ref());
     path.observe();
     path
@@ -494,6 +501,23 @@ fn on_a_long_path_both_a_programs_rate_and_bbr_hold_back() {
     path.pace.sent(path.now, 100_000);
     let rate = path.pace.release_time(path.now, || Some(path.now));
     assert!(rate.is_some_and(|at| at > path.now + Duration::from_millis(90)));
+}
+
+/// Whatever a program can say, it sends no more than it would without a policy.
+#[test]
+fn on_a_long_path_bounds_that_are_too_high_leave_bbrs_release_times() {
+    for bound in [
+        RateBound::none(),
+        RateBound::rate(u64::MAX),
+        RateBound::none().in_flight(u64::MAX),
+        RateBound::rate(u64::MAX).in_flight(u64::MAX),
+    ] {
+        let path = bounded_at(PACING_MIN_RTT, move || bound);
+        let late = path.now + Duration::from_secs(5);
+        let held = path.pace.release_time(path.now, || Some(late));
+        assert_eq!(held, Some(late - LONG_PATH_AHEAD), "{bound:?}");
+        assert_eq!(path.pace.max_segments(), MAX_SEGMENTS);
+    }
 }
 
 /// The worst that a policy can do: the next packet leaves all the same, and soon.

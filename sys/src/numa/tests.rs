@@ -210,3 +210,33 @@ fn a_thread_prefers_a_node() {
     assert!(prefer(MAX_NODES - 1).is_err());
     assert!(prefer(MAX_NODES).is_err());
 }
+
+#[test]
+fn a_policy_that_was_there_is_left_alone() {
+    std::thread::spawn(|| {
+        for mode in [libc::MPOL_INTERLEAVE, libc::MPOL_BIND] {
+            if let Err(error) = set_policy(mode, 0) {
+                let known = [libc::EPERM, libc::EINVAL, libc::ENOSYS];
+                assert!(known.contains(&error.raw_os_error().unwrap()), "{error}");
+                return;
+            }
+            assert_eq!(prefer(0).unwrap(), MemoryFrom::PolicyOfBefore);
+            assert_eq!(policy().unwrap(), mode);
+            // Threads that it starts take after it.
+            let below = std::thread::spawn(|| (prefer(0).unwrap(), policy().unwrap()));
+            let below = below.join().unwrap();
+            assert_eq!(below, (MemoryFrom::PolicyOfBefore, mode));
+        }
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn a_failure_names_its_own_cause() {
+    let why = |error| why_not_preferred(&io::Error::from_raw_os_error(error));
+    assert!(why(libc::EINVAL).contains("cpuset.mems"));
+    assert!(!why(libc::EINVAL).contains("sandbox"));
+    assert!(why(libc::EPERM).contains("set_mempolicy"));
+    assert!(why(libc::ENOSYS).contains("CONFIG_NUMA"));
+}

@@ -271,7 +271,9 @@ impl Attached {
 impl Attached {
     /// What handles left is looked at now: whoever leaves something later wants another turn.
     pub(super) fn begin_turn(&self, asked: &mut Vec<Arc<Pipe>>) {
-        self.wants_turn.store(false, Ordering::Release);
+        // What was left before a turn was wanted is to be seen behind this, the questions included,
+        // which no lock orders.
+        self.wants_turn.swap(false, Ordering::AcqRel);
         asked.append(&mut self.state().asked);
     }
 

@@ -63,6 +63,11 @@ impl Connection {
         self.attached().ask_for_life()
     }
 
+    /// Whether the peer was sent that question.
+    pub(super) fn was_asked(&self, question: u64) -> bool {
+        self.attached().was_asked(question)
+    }
+
     /// Whether something of the peer came behind that question.
     pub(super) fn has_answered(&self, question: u64) -> bool {
         self.attached().has_answered(question)

@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::circuit::{Circuit, PROVEN_AFTER};
 use super::config::ConnectionPoolConfig;
@@ -13,6 +13,11 @@ use super::events::{PoolEvent, PoolEventKind, PoolStatistics};
 use super::name::PeerName;
 use crate::api::{ConnectError, ConnectionError};
 use crate::ids::Fingerprint;
+
+/// A judgement that is late by so much is none: this process was stopped or starved, and an answer
+/// may be waiting that its workers have not read. A timer of a process that runs is late by a few
+/// milliseconds, or by some ten where every core is taken.
+const JUDGED_LATE_AFTER: Duration = Duration::from_millis(100);
 
 /// What is to be done outside. A connection has the number of its dial.
 #[derive(Debug)]
@@ -105,6 +110,15 @@ enum Health {
     Fine { ask_at: Instant },
     /// Its peer has until then. Next: Fine, or the connection leaves the pool.
     Asked { until: Instant },
+}
+
+/// What became of a question for a sign of life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum SignOfLife {
+    Came,
+    Missing,
+    /// The peer was not asked so far: the connection's worker had no turn.
+    NotAskedFor,
 }
 
 /// A dial.
@@ -378,26 +392,35 @@ impl PoolPeer {
     pub(super) fn judged(
         &mut self,
         now: Instant,
-        (number, is_alive): (u64, bool),
+        (number, sign): (u64, SignOfLife),
         desk: &mut PoolDesk,
     ) {
         let found = self.members.iter_mut().find(|it| it.number == number);
         let Some(member) = found else {
             return;
         };
-        if is_alive {
-            let asked_at = match member.health {
-                Health::Asked { until } => until - desk.config.health_timeout,
-                Health::Fine { .. } => now,
-            };
-            let ask_at = now.max(asked_at + desk.config.health_interval);
-            member.health = Health::Fine { ask_at };
-            return;
+        let timeout = desk.config.health_timeout;
+        match sign {
+            SignOfLife::Came => {
+                let asked_at = match member.health {
+                    Health::Asked { until } => until - timeout,
+                    Health::Fine { .. } => now,
+                };
+                let ask_at = now.max(asked_at + desk.config.health_interval);
+                member.health = Health::Fine { ask_at };
+                return;
+            }
+            SignOfLife::NotAskedFor => {
+                let until = now + timeout;
+                member.health = Health::Asked { until };
+                return;
+            }
+            SignOfLife::Missing => {}
         }
         self.close(number, "the peer gave no sign of life", desk);
         desk.counts.unhealthy += 1;
         self.tell(desk, PoolEventKind::Unhealthy);
-        let failure = PeerFailure::Unhealthy(desk.config.health_timeout);
+        let failure = PeerFailure::Unhealthy(timeout);
         self.failed(now, failure, desk);
     }
 
@@ -436,15 +459,15 @@ impl PoolPeer {
 
     fn look_after_health(&mut self, now: Instant, desk: &mut PoolDesk) {
         let timeout = desk.config.health_timeout;
+        let late_after = JUDGED_LATE_AFTER.min(timeout);
         for member in &mut self.members {
             let connection = member.number;
             match member.health {
-                Health::Asked { until } if until + timeout > now && until <= now => {
+                Health::Asked { until } if until <= now && now < until + late_after => {
                     let peer = self.name.clone();
                     desk.steps.push_back(PoolStep::Judge { peer, connection });
                 }
-                // Far too late, it was this process that was stopped: an answer may be waiting
-                // that its workers have not read.
+                // Too late to judge: it is asked again.
                 Health::Fine { ask_at: due } | Health::Asked { until: due } if due <= now => {
                     let until = now + timeout;
                     member.health = Health::Asked { until };

@@ -12,7 +12,7 @@ use super::config::{ConnectionPoolConfig, PEERS_MAX};
 use super::errors::PoolError;
 use super::events::PoolStatistics;
 use super::name::PeerName;
-use super::peer::{PoolDesk, PoolPeer, PoolStep, WaitingCaller};
+use super::peer::{PoolDesk, PoolPeer, PoolStep, SignOfLife, WaitingCaller};
 use crate::api::{ConnectError, ConnectionError};
 use crate::ids::Fingerprint;
 
@@ -227,10 +227,10 @@ impl PoolPlan {
         &mut self,
         now: Instant,
         name: &Arc<PeerName>,
-        (connection, is_alive): (u64, bool),
+        (connection, sign): (u64, SignOfLife),
     ) {
         self.with(name, |peer, desk| {
-            peer.judged(now, (connection, is_alive), desk);
+            peer.judged(now, (connection, sign), desk);
         });
     }
 

@@ -113,9 +113,10 @@ pub(crate) struct Attached {
     /// Something happened that a caller may wait for.
     changed: Event,
     most_datagram_bytes: AtomicUsize,
-    /// How often a handle has asked for a sign of life, and which of these questions is the last
-    /// that something of the peer came behind.
+    /// How often a handle has asked for a sign of life, which of these questions is the last that
+    /// the peer was sent, and which the last that something of it came behind.
     asked: AtomicU64,
+    sent: AtomicU64,
     answered: AtomicU64,
 }
 
@@ -140,6 +141,7 @@ impl Attached {
             changed: Event::new(),
             most_datagram_bytes: AtomicUsize::new(0),
             asked: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
         }
     }
@@ -261,6 +263,11 @@ impl Attached {
         question
     }
 
+    /// Whether the peer was sent that question, or a later one.
+    pub(crate) fn was_asked(&self, question: u64) -> bool {
+        self.sent.load(Ordering::Acquire) >= question
+    }
+
     /// Whether something of the peer came behind that question.
     pub(crate) fn has_answered(&self, question: u64) -> bool {
         self.answered.load(Ordering::Acquire) >= question
@@ -290,6 +297,10 @@ impl Attached {
     /// The last question for a sign of life.
     pub(super) fn question(&self) -> u64 {
         self.asked.load(Ordering::Acquire)
+    }
+
+    pub(super) fn sent(&self, question: u64) {
+        self.sent.store(question, Ordering::Release);
     }
 
     pub(super) fn answered(&self, question: u64) {

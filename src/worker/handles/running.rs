@@ -203,6 +203,7 @@ impl StreamsApp {
             self.questions = question;
             self.question = Some((question, received()));
             conn.keep_alive();
+            self.attached.sent(question);
         }
     }
 

@@ -48,6 +48,8 @@ struct World {
     told: Vec<PoolEventKind>,
     /// Connections whose peers do not answer.
     frozen: BTreeSet<u64>,
+    /// No question is sent, for the workers have no turn.
+    is_stuck: bool,
     asked: usize,
 }
 
@@ -63,6 +65,7 @@ impl World {
             refused: Vec::new(),
             told: Vec::new(),
             frozen: BTreeSet::new(),
+            is_stuck: false,
             asked: 0,
         }
     }
@@ -111,8 +114,12 @@ impl World {
                     self.asked += 1;
                 }
                 PoolStep::Judge { peer, connection } => {
-                    let is_alive = !self.frozen.contains(&connection);
-                    self.plan.judged(self.now, &peer, (connection, is_alive));
+                    let sign = match self.frozen.contains(&connection) {
+                        _ if self.is_stuck => SignOfLife::NotAskedFor,
+                        true => SignOfLife::Missing,
+                        false => SignOfLife::Came,
+                    };
+                    self.plan.judged(self.now, &peer, (connection, sign));
                 }
                 PoolStep::Tell(event) => self.told.push(event.kind),
             }
@@ -412,6 +419,37 @@ fn who_gives_no_sign_of_life_leaves_the_pool() {
     world.frozen.clear();
     world.pass(config.health_interval * 2);
     assert_eq!(world.connections.len(), 1);
+}
+
+#[test]
+fn a_stop_of_this_process_is_no_silence_of_its_peers() {
+    let a = peer("a");
+    let mut world = World::new(ConnectionPoolConfig::default(), 3);
+    let _ = world.get(&a);
+    world.dialled(&a, true);
+    let config = world.plan.desk.config.clone();
+    let (&connection, _) = world.connections.first_key_value().unwrap();
+    // Answers lie unread whenever it goes on.
+    world.frozen.insert(connection);
+    for late_ms in [100, 150, 500, 1999, 2000, 3000] {
+        world.pass(config.health_interval);
+        let asked = world.asked;
+        world.now += config.health_timeout + Duration::from_millis(late_ms);
+        world.turn();
+        let state = (world.asked, world.connections.len());
+        assert_eq!(state, (asked + 1, 1), "late by {late_ms} ms");
+        world.frozen.clear();
+        world.pass(config.health_timeout);
+        world.frozen.insert(connection);
+    }
+    // A question that nobody sent is not judged, however long that lasts; once it is, it is.
+    world.is_stuck = true;
+    world.pass(config.health_interval * 10);
+    assert_eq!(world.connections.len(), 1);
+    world.is_stuck = false;
+    world.pass(config.health_timeout);
+    assert!(world.connections.is_empty());
+    assert_eq!(world.statistics().unhealthy, 1);
 }
 
 #[test]

@@ -327,6 +327,10 @@ impl PoolPeer {
     }
 
     fn failed(&mut self, now: Instant, why: PeerFailure, desk: &mut PoolDesk) {
+        let is_proven = |it: &Member| it.connected_at + PROVEN_AFTER <= now;
+        if self.members.iter().any(is_proven) {
+            self.circuit.lasts_elsewhere(now, &desk.config);
+        }
         let was_open = self.circuit.is_open();
         let random = desk.random();
         let next_try = self
@@ -335,6 +339,20 @@ impl PoolPeer {
         if let (false, Some(next_try)) = (was_open, next_try) {
             let next_try_in = next_try - now;
             self.tell(desk, PoolEventKind::CircuitOpened { why, next_try_in });
+        }
+    }
+
+    /// A connection that was made then went wrong. One outage ends all that a peer has, and counts
+    /// once.
+    fn member_failed(
+        &mut self,
+        now: Instant,
+        connected_at: Instant,
+        why: PeerFailure,
+        desk: &mut PoolDesk,
+    ) {
+        if !self.circuit.knows_of_what_befell(connected_at) {
+            self.failed(now, why, desk);
         }
     }
 
@@ -358,7 +376,8 @@ impl PoolPeer {
         // What its users closed is no failure of the peer.
         let is_closed_here = matches!(why, ConnectionError::ClosedHere { .. });
         if !is_closed_here && now < member.connected_at + PROVEN_AFTER {
-            self.failed(now, PeerFailure::EndedAtOnce(why), desk);
+            let failure = PeerFailure::EndedAtOnce(why);
+            self.member_failed(now, member.connected_at, failure, desk);
         }
     }
 
@@ -399,6 +418,7 @@ impl PoolPeer {
         let Some(member) = found else {
             return;
         };
+        let connected_at = member.connected_at;
         let timeout = desk.config.health_timeout;
         match sign {
             SignOfLife::Came => {
@@ -421,7 +441,7 @@ impl PoolPeer {
         desk.counts.unhealthy += 1;
         self.tell(desk, PoolEventKind::Unhealthy);
         let failure = PeerFailure::Unhealthy(timeout);
-        self.failed(now, failure, desk);
+        self.member_failed(now, connected_at, failure, desk);
     }
 
     /// Does what is due, dials apart.

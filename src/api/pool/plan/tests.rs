@@ -453,6 +453,41 @@ fn a_stop_of_this_process_is_no_silence_of_its_peers() {
 }
 
 #[test]
+fn an_outage_counts_once_however_many_connections_it_ends() {
+    let a = peer("a");
+    for is_frozen in [true, false] {
+        let config = ConnectionPoolConfig {
+            max_callers_per_connection: 1,
+            ..ConnectionPoolConfig::default()
+        };
+        let mut world = World::new(config.clone(), 3);
+        for _ in 0..4 {
+            let _ = world.get(&a);
+            world.dialled(&a, true);
+        }
+        let connections: Vec<u64> = world.connections.keys().copied().collect();
+        if is_frozen {
+            world.frozen.extend(connections);
+            world.pass(config.health_interval + config.health_timeout);
+        } else {
+            connections.into_iter().for_each(|it| world.ended(it));
+        }
+        assert!(world.connections.is_empty());
+        assert_eq!(world.statistics().open_circuits, 0, "frozen: {is_frozen}");
+        // What is made behind it counts for itself.
+        world.given.clear();
+        for _ in 0..2 {
+            let _ = world.get(&a);
+            world.pass(Duration::from_secs(1));
+            world.dialled(&a, true);
+            let (&last, _) = world.connections.last_key_value().unwrap();
+            world.ended(last);
+        }
+        assert_eq!(world.statistics().open_circuits, 1, "frozen: {is_frozen}");
+    }
+}
+
+#[test]
 fn room_is_made_for_who_waits() {
     let names = ["a", "b", "c", "d"].map(peer);
     let mut world = World::new(small(), 4);

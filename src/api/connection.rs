@@ -78,6 +78,14 @@ impl Connection {
         self.attached().end().map(ConnectionError::of)
     }
 
+    /// Why nothing can be begun on it: it is over, or was closed here a moment ago.
+    pub(super) fn unusable(&self) -> Option<ConnectionError> {
+        self.close_reason().or_else(|| {
+            let (code, reason) = self.attached().closing()?;
+            Some(ConnectionError::ClosedHere { code, reason })
+        })
+    }
+
     /// Closes it: the peer is told the code, below 2^62, and at most 256 bytes of the reason. What
     /// was written and not acknowledged may be lost. Of several calls the first counts. A process
     /// that ends at once may end before the peer is told: [`Engine::shut_down`] waits for that.

@@ -171,10 +171,10 @@ impl PoolShared {
     }
 }
 
-/// Why a connection is over, if it is.
+/// Why a connection is of no use any more, if it is not.
 pub(super) fn ended(connection: Option<&Connection>) -> Option<ConnectionError> {
     let gone = || Some(ConnectionError::Transport("the pool let it go".to_owned()));
-    connection.map_or_else(gone, Connection::close_reason)
+    connection.map_or_else(gone, Connection::unusable)
 }
 
 /// What a caller found.

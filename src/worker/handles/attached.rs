@@ -77,8 +77,10 @@ struct AttachedState {
     end: Option<CloseReason>,
     /// Of one that began early: whether early data was taken as that, once it is known.
     took_early: Option<bool>,
-    /// A handle wants it closed.
+    /// A handle wants it closed, and the worker has not heard of it.
     close: Option<(u64, String)>,
+    /// The first wish of that kind, which stays: nothing more comes of the connection.
+    closing: Option<(u64, String)>,
     bidirectional: Openings,
     unidirectional: Openings,
     /// Streams that the worker is to look at.
@@ -178,8 +180,17 @@ impl Attached {
     }
 
     pub(crate) fn close(&self, code: u64, reason: &str) {
-        self.state().close.get_or_insert((code, reason.to_owned()));
+        let mut state = self.state();
+        let wish = state.closing.get_or_insert((code, reason.to_owned()));
+        let wish = wish.clone();
+        state.close.get_or_insert(wish);
+        drop(state);
         self.want_turn();
+    }
+
+    /// How a handle closed it, if one did, whether or not the worker has come to it.
+    pub(crate) fn closing(&self) -> Option<(u64, String)> {
+        self.state().closing.clone()
     }
 
     /// The worker is to look at a stream.

@@ -228,10 +228,12 @@ impl PoolPeer {
         }
     }
 
-    /// What a caller was to be given is over.
+    /// What a caller was to be given is over. It has its place in the order again: callers have
+    /// their numbers as they come.
     pub(super) fn wait_again(&mut self, caller: WaitingCaller, desk: &mut PoolDesk) {
         desk.waiting += 1;
-        self.callers.push_front(caller);
+        let at = self.callers.partition_point(|it| it.number < caller.number);
+        self.callers.insert(at, caller);
     }
 
     pub(super) fn refuse_all(&mut self, desk: &mut PoolDesk, error: &PoolError) {

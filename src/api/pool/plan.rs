@@ -115,7 +115,7 @@ impl PoolPlan {
         Ok(PoolPlace::Waits(peer.wait(now, desk)))
     }
 
-    /// What a caller was to be given is over: it is the first to wait again.
+    /// What a caller was to be given is over: it waits again, before those who came later.
     pub(super) fn wait_again(&mut self, now: Instant, name: &Arc<PeerName>, caller: WaitingCaller) {
         let known = self.check_open().and_then(|()| self.make_known(now, name));
         match (known, self.peers.get_mut(name)) {

@@ -547,7 +547,7 @@ fn who_is_to_get_what_is_over_waits_again_and_first() {
     }
     let why = ConnectionError::TimedOut;
     world.plan.ended(world.now, &a, (dial, why));
-    for caller in gives.into_iter().rev() {
+    for caller in gives {
         world.plan.wait_again(world.now, &a, caller);
     }
     world.pass(Duration::from_secs(1));

@@ -117,7 +117,9 @@ impl ConnectionPool {
     /// becomes of them is told by [events](ConnectionPool::next_event).
     ///
     /// # Errors
-    /// So many are more than the pool may have, there are too many peers, or the pool is drained.
+    /// So many are more than a peer may have, or those of all peers together leave no connection of
+    /// [`max_connections`](ConnectionPoolConfig::max_connections) for anybody else: nothing is
+    /// changed then. There are too many peers, or the pool is drained.
     pub fn keep_warm(&self, to: &str, trust: PeerTrust, count: usize) -> Result<(), PoolError> {
         let mut state = self.shared.state();
         let name = peer_name(to, trust);

@@ -86,13 +86,18 @@ pub enum PoolError {
     /// The pool knows as many peers as it may, and has connections or callers of each.
     #[error("the pool has {0} peers already; drop connections, or have another pool")]
     TooManyPeers(usize),
-    /// More connections were to be kept warm than the pool may have to one peer.
-    #[error("{wanted} connections cannot be kept warm: a peer may have {most}")]
+    /// More connections were to be kept warm than the pool may have to one peer, or than those of
+    /// other peers leave room for.
+    #[error(
+        "{wanted} connections cannot be kept warm: this peer may have {most} of them; raise \
+         max_connections_per_peer or max_connections, or keep fewer warm of other peers"
+    )]
     TooManyWarm {
         /// What was asked for.
         wanted: usize,
         /// [`max_connections_per_peer`](super::ConnectionPoolConfig::max_connections_per_peer), or
-        /// [`max_connections`](super::ConnectionPoolConfig::max_connections).
+        /// what [`max_connections`](super::ConnectionPoolConfig::max_connections) leaves beside
+        /// the warm connections of other peers and one for anybody.
         most: usize,
     },
     /// The pool is being drained, or was.

@@ -207,6 +207,10 @@ impl PoolPeer {
         desk.waiting -= before - self.callers.len();
     }
 
+    pub(super) fn warm(&self) -> usize {
+        self.warm
+    }
+
     pub(super) fn keep_warm(&mut self, now: Instant, count: usize) {
         self.asked_at = now;
         self.warm = count;

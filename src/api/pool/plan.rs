@@ -148,7 +148,8 @@ impl PoolPlan {
         Ok(())
     }
 
-    /// From now on so many connections are kept.
+    /// From now on so many connections are kept. Those of all peers together leave one at least:
+    /// no room is made of them, and callers of other peers would wait in vain.
     pub(super) fn keep_warm(
         &mut self,
         now: Instant,
@@ -157,7 +158,10 @@ impl PoolPlan {
     ) -> Result<(), PoolError> {
         self.check_open()?;
         let config = &self.desk.config;
-        let most = config.max_connections.min(config.max_connections_per_peer);
+        let others = self.peers.iter().filter(|(other, _)| *other != name);
+        let elsewhere: usize = others.map(|(_, peer)| peer.warm()).sum();
+        let room = (config.max_connections - 1).saturating_sub(elsewhere);
+        let most = room.min(config.max_connections_per_peer);
         if wanted > most {
             return Err(PoolError::TooManyWarm { wanted, most });
         }

@@ -393,6 +393,30 @@ fn warm_connections_are_replaced_and_others_are_not() {
 }
 
 #[test]
+fn warm_connections_leave_room_for_others() {
+    let [a, b, c] = ["a", "b", "c"].map(peer);
+    let mut world = World::new(small(), 2);
+    let most = |most| Err(PoolError::TooManyWarm { wanted: 2, most });
+    world.plan.keep_warm(world.now, &a, 1).unwrap();
+    assert_eq!(world.plan.keep_warm(world.now, &b, 2), most(1));
+    world.plan.keep_warm(world.now, &b, 1).unwrap();
+    // What a peer has itself does not count against it.
+    assert_eq!(world.plan.keep_warm(world.now, &a, 2), most(1));
+    world.plan.keep_warm(world.now, &a, 1).unwrap();
+    world.turn();
+    world.dialled(&a, true);
+    world.dialled(&b, true);
+    for name in [&c, &peer("d")] {
+        let _ = world.get(name);
+        world.dialled(name, true);
+        world.hand_back(0);
+    }
+    assert_eq!(world.connections.len(), 3);
+    world.plan.keep_warm(world.now, &b, 0).unwrap();
+    world.plan.keep_warm(world.now, &a, 2).unwrap();
+}
+
+#[test]
 fn who_gives_no_sign_of_life_leaves_the_pool() {
     let a = peer("a");
     let mut world = World::new(ConnectionPoolConfig::default(), 3);
@@ -616,7 +640,10 @@ fn whatever_happens_everybody_is_answered() {
                 }
                 6 => {
                     let count = random(3);
-                    world.plan.keep_warm(world.now, name, count).unwrap();
+                    let kept = world.plan.keep_warm(world.now, name, count);
+                    let is_refused =
+                        matches!(kept, Err(PoolError::TooManyWarm { most: 0 | 1, .. }));
+                    assert!(kept.is_ok() || is_refused, "{kept:?}");
                     world.turn();
                 }
                 7 if !world.waiting.is_empty() => {

@@ -258,6 +258,17 @@ fn what_nobody_uses_is_closed() {
 }
 
 #[test]
+fn what_its_user_closed_is_given_to_nobody() {
+    for backend in BACKENDS {
+        let (peer, (_engine, pool)) = (echoing(), pool_on(backend, quick()));
+        for dials in 1..=20 {
+            peer.get(&pool).unwrap().close(4, "done");
+            assert_eq!(pool.statistics().dials, dials);
+        }
+    }
+}
+
+#[test]
 fn a_peer_that_is_killed_is_dialled_when_it_is_there_again() {
     for backend in BACKENDS {
         let identity = Identity::generate().unwrap();

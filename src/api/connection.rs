@@ -63,6 +63,11 @@ impl Connection {
         self.attached().ask_for_life()
     }
 
+    /// Whether the peer was sent that question.
+    pub(super) fn was_asked(&self, question: u64) -> bool {
+        self.attached().was_asked(question)
+    }
+
     /// Whether something of the peer came behind that question.
     pub(super) fn has_answered(&self, question: u64) -> bool {
         self.attached().has_answered(question)
@@ -71,6 +76,14 @@ impl Connection {
     /// Why it is over; `None` while it is not.
     pub fn close_reason(&self) -> Option<ConnectionError> {
         self.attached().end().map(ConnectionError::of)
+    }
+
+    /// Why nothing can be begun on it: it is over, or was closed here a moment ago.
+    pub(super) fn unusable(&self) -> Option<ConnectionError> {
+        self.close_reason().or_else(|| {
+            let (code, reason) = self.attached().closing()?;
+            Some(ConnectionError::ClosedHere { code, reason })
+        })
     }
 
     /// Closes it: the peer is told the code, below 2^62, and at most 256 bytes of the reason. What

@@ -25,6 +25,8 @@ pub(super) struct Circuit {
     failures: u32,
     /// Since when there is a connection that may prove to last.
     connected_at: Option<Instant>,
+    /// When it failed last.
+    failed_at: Option<Instant>,
     state: CircuitState,
 }
 
@@ -59,6 +61,7 @@ impl Circuit {
         Circuit {
             failures: 0,
             connected_at: None,
+            failed_at: None,
             state: CircuitState::Closed { not_before: None },
         }
     }
@@ -117,6 +120,23 @@ impl Circuit {
         !was_closed
     }
 
+    /// Whether the failure of a connection that was made then is counted already: what ended it may
+    /// be the same that was noticed on another one.
+    pub(super) fn knows_of_what_befell(&self, connected_at: Instant) -> bool {
+        self.failed_at.is_some_and(|at| connected_at <= at)
+    }
+
+    /// The peer has a connection that lasts. Failures of long ago are not in a row with the next
+    /// one then. Those are that nobody dialled behind though the pause was over: a peer that takes
+    /// no second connection is dialled at the pace of its failures all the same.
+    pub(super) fn lasts_elsewhere(&mut self, now: Instant, config: &ConnectionPoolConfig) {
+        let row = config.backoff_max + config.connect_timeout;
+        let is_over = self.failed_at.is_some_and(|at| at + row <= now);
+        if is_over && self.is_closed() {
+            self.failures = 0;
+        }
+    }
+
     /// A failure; `random` is any number. Gives when the next dial may begin, if that opened the
     /// circuit.
     pub(super) fn failed(
@@ -129,6 +149,7 @@ impl Circuit {
             self.failures = 0;
         }
         self.connected_at = None;
+        self.failed_at = Some(now);
         self.failures = self.failures.saturating_add(1);
         let is_lasting = why.is_lasting();
         let doublings = if is_lasting {
@@ -258,6 +279,45 @@ mod tests {
         let next = circuit.failed(now, stranger(), (&config, 0)).unwrap();
         assert_eq!(next - now, config.backoff_max);
         assert!(!circuit.refusal(now).unwrap().why.is_retryable());
+    }
+
+    #[test]
+    fn a_name_that_is_not_found_may_be_tried_again() {
+        let (name, why) = ("host:1".to_owned(), "no server answers".to_owned());
+        let failure = PeerFailure::Connect(ConnectError::Name { name, why });
+        assert!(failure.is_retryable());
+        let config = ConnectionPoolConfig::default();
+        let mut circuit = Circuit::new();
+        let now = crate::engine::now();
+        assert_eq!(circuit.failed(now, failure, (&config, 0)), None);
+    }
+
+    #[test]
+    fn failures_far_apart_are_in_a_row_only_where_nothing_lasts() {
+        let config = ConnectionPoolConfig::default();
+        let hour = Duration::from_secs(3600);
+        for lasts in [true, false] {
+            let mut now = crate::engine::now();
+            let mut circuit = Circuit::new();
+            let opened = (0..10).find(|_| {
+                now += hour;
+                if lasts {
+                    circuit.lasts_elsewhere(now, &config);
+                }
+                circuit.failed(now, silent(), (&config, 3)).is_some()
+            });
+            assert_eq!(opened, (!lasts).then_some(2));
+            // Those that follow each other's pauses are, whatever lasts.
+            let mut circuit = Circuit::new();
+            let opened = (0..10).find(|_| {
+                now = circuit.not_before().unwrap_or(now);
+                circuit.lasts_elsewhere(now, &config);
+                circuit.failed(now, silent(), (&config, 3)).is_some()
+            });
+            assert_eq!(opened, Some(2));
+            assert!(circuit.knows_of_what_befell(now));
+            assert!(!circuit.knows_of_what_befell(now + PROVEN_AFTER));
+        }
     }
 
     #[test]

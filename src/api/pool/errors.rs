@@ -22,22 +22,19 @@ pub enum PeerFailure {
 }
 
 impl PeerFailure {
-    /// Whether another dial may succeed without anything being changed here or there.
+    /// Whether another dial may succeed without anything being changed here or there. A name that
+    /// is not found may be back in a moment: its server may be what does not answer.
     pub fn is_retryable(&self) -> bool {
         match self {
+            PeerFailure::Connect(ConnectError::Name { .. }) => true,
             PeerFailure::Connect(error) => error.is_retryable(),
             PeerFailure::EndedAtOnce(_) | PeerFailure::Unhealthy(_) => true,
         }
     }
 
-    /// Whether one such failure is enough to think that the next dial fails, too. A name that is
-    /// not found may be back in a moment.
+    /// Whether one such failure is enough to think that the next dial fails, too.
     pub(super) fn is_lasting(&self) -> bool {
-        match self {
-            PeerFailure::Connect(ConnectError::Name { .. }) => false,
-            PeerFailure::Connect(error) => !error.is_retryable(),
-            PeerFailure::EndedAtOnce(_) | PeerFailure::Unhealthy(_) => false,
-        }
+        !self.is_retryable()
     }
 }
 
@@ -86,13 +83,18 @@ pub enum PoolError {
     /// The pool knows as many peers as it may, and has connections or callers of each.
     #[error("the pool has {0} peers already; drop connections, or have another pool")]
     TooManyPeers(usize),
-    /// More connections were to be kept warm than the pool may have to one peer.
-    #[error("{wanted} connections cannot be kept warm: a peer may have {most}")]
+    /// More connections were to be kept warm than the pool may have to one peer, or than those of
+    /// other peers leave room for.
+    #[error(
+        "{wanted} connections cannot be kept warm: this peer may have {most} of them; raise \
+         max_connections_per_peer or max_connections, or keep fewer warm of other peers"
+    )]
     TooManyWarm {
         /// What was asked for.
         wanted: usize,
         /// [`max_connections_per_peer`](super::ConnectionPoolConfig::max_connections_per_peer), or
-        /// [`max_connections`](super::ConnectionPoolConfig::max_connections).
+        /// what [`max_connections`](super::ConnectionPoolConfig::max_connections) leaves beside
+        /// the warm connections of other peers and one for anybody.
         most: usize,
     },
     /// The pool is being drained, or was.

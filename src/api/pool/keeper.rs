@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::errors::PoolError;
 use super::futures::PolledFutures;
 use super::name::PeerName;
-use super::peer::PoolStep;
+use super::peer::{PoolStep, SignOfLife};
 use super::shared::{PoolCaller, PoolShared, PoolState, PooledConnection, ended};
 use crate::api::{ConnectError, Connection, ConnectionError, Engine};
 use crate::engine::now;
@@ -189,10 +189,14 @@ impl PoolKeeper {
             PoolStep::Judge { peer, connection } => {
                 let found = state.connections.get(&connection);
                 let question = self.asked.get(&connection);
-                let is_alive = found
-                    .zip(question)
-                    .is_some_and(|(found, question)| found.has_answered(*question));
-                state.plan.judged(now(), &peer, (connection, is_alive));
+                let sign = match found.zip(question) {
+                    Some((found, question)) if found.has_answered(*question) => SignOfLife::Came,
+                    Some((found, question)) if !found.was_asked(*question) => {
+                        SignOfLife::NotAskedFor
+                    }
+                    _ => SignOfLife::Missing,
+                };
+                state.plan.judged(now(), &peer, (connection, sign));
             }
             PoolStep::Tell(event) => {
                 state.events.push(event);

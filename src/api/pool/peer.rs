@@ -4,15 +4,20 @@
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::circuit::{Circuit, PROVEN_AFTER};
+use super::circuit::{Circuit, PROVEN_AFTER, pause};
 use super::config::ConnectionPoolConfig;
 use super::errors::{PeerFailure, PoolError};
 use super::events::{PoolEvent, PoolEventKind, PoolStatistics};
 use super::name::PeerName;
 use crate::api::{ConnectError, ConnectionError};
 use crate::ids::Fingerprint;
+
+/// A judgement that is late by so much is none: this process was stopped or starved, and an answer
+/// may be waiting that its workers have not read. A timer of a process that runs is late by a few
+/// milliseconds, or by some ten where every core is taken.
+const JUDGED_LATE_AFTER: Duration = Duration::from_millis(100);
 
 /// What is to be done outside. A connection has the number of its dial.
 #[derive(Debug)]
@@ -107,6 +112,15 @@ enum Health {
     Asked { until: Instant },
 }
 
+/// What became of a question for a sign of life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum SignOfLife {
+    Came,
+    Missing,
+    /// The peer was not asked so far: the connection's worker had no turn.
+    NotAskedFor,
+}
+
 /// A dial.
 struct DialUnderWay {
     number: u64,
@@ -193,6 +207,10 @@ impl PoolPeer {
         desk.waiting -= before - self.callers.len();
     }
 
+    pub(super) fn warm(&self) -> usize {
+        self.warm
+    }
+
     pub(super) fn keep_warm(&mut self, now: Instant, count: usize) {
         self.asked_at = now;
         self.warm = count;
@@ -214,10 +232,23 @@ impl PoolPeer {
         }
     }
 
-    /// What a caller was to be given is over.
-    pub(super) fn wait_again(&mut self, caller: WaitingCaller, desk: &mut PoolDesk) {
+    /// What a caller was to be given is over. It has its place in the order again: callers have
+    /// their numbers as they come.
+    pub(super) fn wait_again(&mut self, now: Instant, caller: WaitingCaller, desk: &mut PoolDesk) {
         desk.waiting += 1;
-        self.callers.push_front(caller);
+        let at = self.callers.partition_point(|it| it.number < caller.number);
+        self.callers.insert(at, caller);
+        self.refuse_if_open(now, desk);
+    }
+
+    /// Who waits is told as who comes now would be: an open circuit may stay so for longer than
+    /// they wait.
+    fn refuse_if_open(&mut self, now: Instant, desk: &mut PoolDesk) {
+        if self.dial.is_none()
+            && let Some(refusal) = self.refusal(now)
+        {
+            self.refuse_all(desk, &refusal);
+        }
     }
 
     pub(super) fn refuse_all(&mut self, desk: &mut PoolDesk, error: &PoolError) {
@@ -290,7 +321,8 @@ impl PoolPeer {
         true
     }
 
-    /// A dial failed, and all who wait hear why.
+    /// A dial failed, and all who wait hear why. But where too many are under way in this process
+    /// the peer has no part in it: they wait on.
     pub(super) fn dial_failed(
         &mut self,
         now: Instant,
@@ -301,18 +333,24 @@ impl PoolPeer {
             return;
         }
         desk.open -= 1;
+        if error == ConnectError::Busy {
+            // Of many peers that found no room not all come back at once.
+            let random = desk.random();
+            self.circuit.put_off(now + pause(&desk.config, 0, random));
+            return;
+        }
         desk.counts.failed_dials += 1;
-        let is_busy = error == ConnectError::Busy;
         let failure = PeerFailure::Connect(error);
         self.tell(desk, PoolEventKind::Failed(failure.clone()));
         self.refuse_all(desk, &failure.clone().into());
-        match is_busy {
-            true => self.circuit.put_off(now + desk.config.backoff_initial),
-            false => self.failed(now, failure, desk),
-        }
+        self.failed(now, failure, desk);
     }
 
     fn failed(&mut self, now: Instant, why: PeerFailure, desk: &mut PoolDesk) {
+        let is_proven = |it: &Member| it.connected_at + PROVEN_AFTER <= now;
+        if self.members.iter().any(is_proven) {
+            self.circuit.lasts_elsewhere(now, &desk.config);
+        }
         let was_open = self.circuit.is_open();
         let random = desk.random();
         let next_try = self
@@ -321,6 +359,20 @@ impl PoolPeer {
         if let (false, Some(next_try)) = (was_open, next_try) {
             let next_try_in = next_try - now;
             self.tell(desk, PoolEventKind::CircuitOpened { why, next_try_in });
+        }
+    }
+
+    /// A connection that was made then went wrong. One outage ends all that a peer has, and counts
+    /// once.
+    fn member_failed(
+        &mut self,
+        now: Instant,
+        connected_at: Instant,
+        why: PeerFailure,
+        desk: &mut PoolDesk,
+    ) {
+        if !self.circuit.knows_of_what_befell(connected_at) {
+            self.failed(now, why, desk);
         }
     }
 
@@ -344,8 +396,10 @@ impl PoolPeer {
         // What its users closed is no failure of the peer.
         let is_closed_here = matches!(why, ConnectionError::ClosedHere { .. });
         if !is_closed_here && now < member.connected_at + PROVEN_AFTER {
-            self.failed(now, PeerFailure::EndedAtOnce(why), desk);
+            let failure = PeerFailure::EndedAtOnce(why);
+            self.member_failed(now, member.connected_at, failure, desk);
         }
+        self.refuse_if_open(now, desk);
     }
 
     /// A caller does not need a connection any more. `keeps`: it stays in the pool.
@@ -378,27 +432,38 @@ impl PoolPeer {
     pub(super) fn judged(
         &mut self,
         now: Instant,
-        (number, is_alive): (u64, bool),
+        (number, sign): (u64, SignOfLife),
         desk: &mut PoolDesk,
     ) {
         let found = self.members.iter_mut().find(|it| it.number == number);
         let Some(member) = found else {
             return;
         };
-        if is_alive {
-            let asked_at = match member.health {
-                Health::Asked { until } => until - desk.config.health_timeout,
-                Health::Fine { .. } => now,
-            };
-            let ask_at = now.max(asked_at + desk.config.health_interval);
-            member.health = Health::Fine { ask_at };
-            return;
+        let connected_at = member.connected_at;
+        let timeout = desk.config.health_timeout;
+        match sign {
+            SignOfLife::Came => {
+                let asked_at = match member.health {
+                    Health::Asked { until } => until - timeout,
+                    Health::Fine { .. } => now,
+                };
+                let ask_at = now.max(asked_at + desk.config.health_interval);
+                member.health = Health::Fine { ask_at };
+                return;
+            }
+            SignOfLife::NotAskedFor => {
+                let until = now + timeout;
+                member.health = Health::Asked { until };
+                return;
+            }
+            SignOfLife::Missing => {}
         }
         self.close(number, "the peer gave no sign of life", desk);
         desk.counts.unhealthy += 1;
         self.tell(desk, PoolEventKind::Unhealthy);
-        let failure = PeerFailure::Unhealthy(desk.config.health_timeout);
-        self.failed(now, failure, desk);
+        let failure = PeerFailure::Unhealthy(timeout);
+        self.member_failed(now, connected_at, failure, desk);
+        self.refuse_if_open(now, desk);
     }
 
     /// Does what is due, dials apart.
@@ -436,15 +501,15 @@ impl PoolPeer {
 
     fn look_after_health(&mut self, now: Instant, desk: &mut PoolDesk) {
         let timeout = desk.config.health_timeout;
+        let late_after = JUDGED_LATE_AFTER.min(timeout);
         for member in &mut self.members {
             let connection = member.number;
             match member.health {
-                Health::Asked { until } if until + timeout > now && until <= now => {
+                Health::Asked { until } if until <= now && now < until + late_after => {
                     let peer = self.name.clone();
                     desk.steps.push_back(PoolStep::Judge { peer, connection });
                 }
-                // Far too late, it was this process that was stopped: an answer may be waiting
-                // that its workers have not read.
+                // Too late to judge: it is asked again.
                 Health::Fine { ask_at: due } | Health::Asked { until: due } if due <= now => {
                     let until = now + timeout;
                     member.health = Health::Asked { until };

@@ -12,7 +12,7 @@ use super::config::{ConnectionPoolConfig, PEERS_MAX};
 use super::errors::PoolError;
 use super::events::PoolStatistics;
 use super::name::PeerName;
-use super::peer::{PoolDesk, PoolPeer, PoolStep, WaitingCaller};
+use super::peer::{PoolDesk, PoolPeer, PoolStep, SignOfLife, WaitingCaller};
 use crate::api::{ConnectError, ConnectionError};
 use crate::ids::Fingerprint;
 
@@ -115,11 +115,11 @@ impl PoolPlan {
         Ok(PoolPlace::Waits(peer.wait(now, desk)))
     }
 
-    /// What a caller was to be given is over: it is the first to wait again.
+    /// What a caller was to be given is over: it waits again, before those who came later.
     pub(super) fn wait_again(&mut self, now: Instant, name: &Arc<PeerName>, caller: WaitingCaller) {
         let known = self.check_open().and_then(|()| self.make_known(now, name));
         match (known, self.peers.get_mut(name)) {
-            (Ok(()), Some(peer)) => peer.wait_again(caller, &mut self.desk),
+            (Ok(()), Some(peer)) => peer.wait_again(now, caller, &mut self.desk),
             (Ok(()), None) => {}
             (Err(error), _) => {
                 let caller = caller.number;
@@ -148,7 +148,8 @@ impl PoolPlan {
         Ok(())
     }
 
-    /// From now on so many connections are kept.
+    /// From now on so many connections are kept. Those of all peers together leave one at least:
+    /// no room is made of them, and callers of other peers would wait in vain.
     pub(super) fn keep_warm(
         &mut self,
         now: Instant,
@@ -157,7 +158,10 @@ impl PoolPlan {
     ) -> Result<(), PoolError> {
         self.check_open()?;
         let config = &self.desk.config;
-        let most = config.max_connections.min(config.max_connections_per_peer);
+        let others = self.peers.iter().filter(|(other, _)| *other != name);
+        let elsewhere: usize = others.map(|(_, peer)| peer.warm()).sum();
+        let room = (config.max_connections - 1).saturating_sub(elsewhere);
+        let most = room.min(config.max_connections_per_peer);
         if wanted > most {
             return Err(PoolError::TooManyWarm { wanted, most });
         }
@@ -227,10 +231,10 @@ impl PoolPlan {
         &mut self,
         now: Instant,
         name: &Arc<PeerName>,
-        (connection, is_alive): (u64, bool),
+        (connection, sign): (u64, SignOfLife),
     ) {
         self.with(name, |peer, desk| {
-            peer.judged(now, (connection, is_alive), desk);
+            peer.judged(now, (connection, sign), desk);
         });
     }
 

@@ -77,8 +77,10 @@ struct AttachedState {
     end: Option<CloseReason>,
     /// Of one that began early: whether early data was taken as that, once it is known.
     took_early: Option<bool>,
-    /// A handle wants it closed.
+    /// A handle wants it closed, and the worker has not heard of it.
     close: Option<(u64, String)>,
+    /// The first wish of that kind, which stays: nothing more comes of the connection.
+    closing: Option<(u64, String)>,
     bidirectional: Openings,
     unidirectional: Openings,
     /// Streams that the worker is to look at.
@@ -113,9 +115,10 @@ pub(crate) struct Attached {
     /// Something happened that a caller may wait for.
     changed: Event,
     most_datagram_bytes: AtomicUsize,
-    /// How often a handle has asked for a sign of life, and which of these questions is the last
-    /// that something of the peer came behind.
+    /// How often a handle has asked for a sign of life, which of these questions is the last that
+    /// the peer was sent, and which the last that something of it came behind.
     asked: AtomicU64,
+    sent: AtomicU64,
     answered: AtomicU64,
 }
 
@@ -140,6 +143,7 @@ impl Attached {
             changed: Event::new(),
             most_datagram_bytes: AtomicUsize::new(0),
             asked: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
         }
     }
@@ -176,8 +180,17 @@ impl Attached {
     }
 
     pub(crate) fn close(&self, code: u64, reason: &str) {
-        self.state().close.get_or_insert((code, reason.to_owned()));
+        let mut state = self.state();
+        let wish = state.closing.get_or_insert((code, reason.to_owned()));
+        let wish = wish.clone();
+        state.close.get_or_insert(wish);
+        drop(state);
         self.want_turn();
+    }
+
+    /// How a handle closed it, if one did, whether or not the worker has come to it.
+    pub(crate) fn closing(&self) -> Option<(u64, String)> {
+        self.state().closing.clone()
     }
 
     /// The worker is to look at a stream.
@@ -261,6 +274,11 @@ impl Attached {
         question
     }
 
+    /// Whether the peer was sent that question, or a later one.
+    pub(crate) fn was_asked(&self, question: u64) -> bool {
+        self.sent.load(Ordering::Acquire) >= question
+    }
+
     /// Whether something of the peer came behind that question.
     pub(crate) fn has_answered(&self, question: u64) -> bool {
         self.answered.load(Ordering::Acquire) >= question
@@ -271,7 +289,9 @@ impl Attached {
 impl Attached {
     /// What handles left is looked at now: whoever leaves something later wants another turn.
     pub(super) fn begin_turn(&self, asked: &mut Vec<Arc<Pipe>>) {
-        self.wants_turn.store(false, Ordering::Release);
+        // What was left before a turn was wanted is to be seen behind this, the questions included,
+        // which no lock orders.
+        self.wants_turn.swap(false, Ordering::AcqRel);
         asked.append(&mut self.state().asked);
     }
 
@@ -288,6 +308,10 @@ impl Attached {
     /// The last question for a sign of life.
     pub(super) fn question(&self) -> u64 {
         self.asked.load(Ordering::Acquire)
+    }
+
+    pub(super) fn sent(&self, question: u64) {
+        self.sent.store(question, Ordering::Release);
     }
 
     pub(super) fn answered(&self, question: u64) {

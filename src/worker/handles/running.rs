@@ -159,9 +159,10 @@ impl StreamsApp {
         if std::mem::replace(&mut self.looked_at, received) != received {
             self.look_at_sending(conn);
         }
-        self.ask_for_life(conn);
         let mut asked = std::mem::take(&mut self.asked);
         self.attached.begin_turn(&mut asked);
+        // Behind that: a question that comes after it was looked for wants another turn.
+        self.ask_for_life(conn);
         for pipe in asked.drain(..) {
             pipe.is_asked.store(false, Ordering::Release);
             self.look_at(conn, &pipe);
@@ -202,6 +203,7 @@ impl StreamsApp {
             self.questions = question;
             self.question = Some((question, received()));
             conn.keep_alive();
+            self.attached.sent(question);
         }
     }
 

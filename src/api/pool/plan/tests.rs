@@ -48,6 +48,8 @@ struct World {
     told: Vec<PoolEventKind>,
     /// Connections whose peers do not answer.
     frozen: BTreeSet<u64>,
+    /// No question is sent, for the workers have no turn.
+    is_stuck: bool,
     asked: usize,
 }
 
@@ -63,6 +65,7 @@ impl World {
             refused: Vec::new(),
             told: Vec::new(),
             frozen: BTreeSet::new(),
+            is_stuck: false,
             asked: 0,
         }
     }
@@ -111,8 +114,12 @@ impl World {
                     self.asked += 1;
                 }
                 PoolStep::Judge { peer, connection } => {
-                    let is_alive = !self.frozen.contains(&connection);
-                    self.plan.judged(self.now, &peer, (connection, is_alive));
+                    let sign = match self.frozen.contains(&connection) {
+                        _ if self.is_stuck => SignOfLife::NotAskedFor,
+                        true => SignOfLife::Missing,
+                        false => SignOfLife::Came,
+                    };
+                    self.plan.judged(self.now, &peer, (connection, sign));
                 }
                 PoolStep::Tell(event) => self.told.push(event.kind),
             }
@@ -329,6 +336,37 @@ fn a_dial_that_fails_fails_all_and_the_next_waits() {
 }
 
 #[test]
+fn who_waits_for_a_busy_engine_waits_on() {
+    let names: Vec<_> = (0..40).map(|at| peer(&format!("peer {at}"))).collect();
+    let mut world = World::new(ConnectionPoolConfig::default(), 12);
+    for name in &names {
+        let _ = world.get(name);
+    }
+    for _ in 0..5 {
+        for (dial, name) in std::mem::take(&mut world.dials) {
+            let busy = (dial, ConnectError::Busy);
+            world.plan.dial_failed(world.now, &name, busy);
+        }
+        world.turn();
+        assert!(world.dials.is_empty(), "not at once");
+        assert_eq!((world.waiting.len(), world.refused.len()), (40, 0));
+        let initial = world.plan.desk.config.backoff_initial;
+        world.pass(initial * 3 / 4);
+        assert!((5..=35).contains(&world.dials.len()), "not all together");
+        world.pass(initial);
+    }
+    for name in &names {
+        world.dialled(name, true);
+    }
+    assert_eq!(
+        (world.given.len(), world.statistics().failed_dials),
+        (40, 0)
+    );
+    let is_failure = |kind: &PoolEventKind| matches!(kind, PoolEventKind::Failed(_));
+    assert!(!world.told.iter().any(is_failure));
+}
+
+#[test]
 fn another_key_is_not_hammered() {
     let a = peer("a");
     let config = ConnectionPoolConfig::default();
@@ -386,6 +424,30 @@ fn warm_connections_are_replaced_and_others_are_not() {
 }
 
 #[test]
+fn warm_connections_leave_room_for_others() {
+    let [a, b, c] = ["a", "b", "c"].map(peer);
+    let mut world = World::new(small(), 2);
+    let most = |most| Err(PoolError::TooManyWarm { wanted: 2, most });
+    world.plan.keep_warm(world.now, &a, 1).unwrap();
+    assert_eq!(world.plan.keep_warm(world.now, &b, 2), most(1));
+    world.plan.keep_warm(world.now, &b, 1).unwrap();
+    // What a peer has itself does not count against it.
+    assert_eq!(world.plan.keep_warm(world.now, &a, 2), most(1));
+    world.plan.keep_warm(world.now, &a, 1).unwrap();
+    world.turn();
+    world.dialled(&a, true);
+    world.dialled(&b, true);
+    for name in [&c, &peer("d")] {
+        let _ = world.get(name);
+        world.dialled(name, true);
+        world.hand_back(0);
+    }
+    assert_eq!(world.connections.len(), 3);
+    world.plan.keep_warm(world.now, &b, 0).unwrap();
+    world.plan.keep_warm(world.now, &a, 2).unwrap();
+}
+
+#[test]
 fn who_gives_no_sign_of_life_leaves_the_pool() {
     let a = peer("a");
     let mut world = World::new(ConnectionPoolConfig::default(), 3);
@@ -412,6 +474,99 @@ fn who_gives_no_sign_of_life_leaves_the_pool() {
     world.frozen.clear();
     world.pass(config.health_interval * 2);
     assert_eq!(world.connections.len(), 1);
+}
+
+#[test]
+fn a_stop_of_this_process_is_no_silence_of_its_peers() {
+    let a = peer("a");
+    let mut world = World::new(ConnectionPoolConfig::default(), 3);
+    let _ = world.get(&a);
+    world.dialled(&a, true);
+    let config = world.plan.desk.config.clone();
+    let (&connection, _) = world.connections.first_key_value().unwrap();
+    // Answers lie unread whenever it goes on.
+    world.frozen.insert(connection);
+    for late_ms in [100, 150, 500, 1999, 2000, 3000] {
+        world.pass(config.health_interval);
+        let asked = world.asked;
+        world.now += config.health_timeout + Duration::from_millis(late_ms);
+        world.turn();
+        let state = (world.asked, world.connections.len());
+        assert_eq!(state, (asked + 1, 1), "late by {late_ms} ms");
+        world.frozen.clear();
+        world.pass(config.health_timeout);
+        world.frozen.insert(connection);
+    }
+    // A question that nobody sent is not judged, however long that lasts; once it is, it is.
+    world.is_stuck = true;
+    world.pass(config.health_interval * 10);
+    assert_eq!(world.connections.len(), 1);
+    world.is_stuck = false;
+    world.pass(config.health_timeout);
+    assert!(world.connections.is_empty());
+    assert_eq!(world.statistics().unhealthy, 1);
+}
+
+#[test]
+fn an_outage_counts_once_however_many_connections_it_ends() {
+    let a = peer("a");
+    for is_frozen in [true, false] {
+        let config = ConnectionPoolConfig {
+            max_callers_per_connection: 1,
+            ..ConnectionPoolConfig::default()
+        };
+        let mut world = World::new(config.clone(), 3);
+        for _ in 0..4 {
+            let _ = world.get(&a);
+            world.dialled(&a, true);
+        }
+        let connections: Vec<u64> = world.connections.keys().copied().collect();
+        if is_frozen {
+            world.frozen.extend(connections);
+            world.pass(config.health_interval + config.health_timeout);
+        } else {
+            connections.into_iter().for_each(|it| world.ended(it));
+        }
+        assert!(world.connections.is_empty());
+        assert_eq!(world.statistics().open_circuits, 0, "frozen: {is_frozen}");
+        // What is made behind it counts for itself.
+        world.given.clear();
+        for _ in 0..2 {
+            let _ = world.get(&a);
+            world.pass(Duration::from_secs(1));
+            world.dialled(&a, true);
+            let (&last, _) = world.connections.last_key_value().unwrap();
+            world.ended(last);
+        }
+        assert_eq!(world.statistics().open_circuits, 1, "frozen: {is_frozen}");
+    }
+}
+
+#[test]
+fn who_waits_is_told_when_the_last_connection_opens_the_circuit() {
+    let a = peer("a");
+    for is_frozen in [true, false] {
+        let config = ConnectionPoolConfig {
+            failure_threshold: 1,
+            max_connections_per_peer: 1,
+            max_callers_per_connection: 1,
+            ..ConnectionPoolConfig::default()
+        };
+        let mut world = World::new(config.clone(), 3);
+        let _ = world.get(&a);
+        world.dialled(&a, true);
+        assert!(matches!(world.get(&a), Ok(PoolPlace::Waits(_))));
+        let (&connection, _) = world.connections.first_key_value().unwrap();
+        if is_frozen {
+            world.frozen.insert(connection);
+            world.pass(config.health_interval + config.health_timeout);
+        } else {
+            world.ended(connection);
+        }
+        assert!(world.waiting.is_empty(), "frozen: {is_frozen}");
+        let is_told = matches!(&world.refused[..], [PoolError::CircuitOpen { .. }]);
+        assert!(is_told, "{:?}", world.refused);
+    }
 }
 
 #[test]
@@ -474,7 +629,7 @@ fn who_is_to_get_what_is_over_waits_again_and_first() {
     }
     let why = ConnectionError::TimedOut;
     world.plan.ended(world.now, &a, (dial, why));
-    for caller in gives.into_iter().rev() {
+    for caller in gives {
         world.plan.wait_again(world.now, &a, caller);
     }
     world.pass(Duration::from_secs(1));
@@ -543,7 +698,10 @@ fn whatever_happens_everybody_is_answered() {
                 }
                 6 => {
                     let count = random(3);
-                    world.plan.keep_warm(world.now, name, count).unwrap();
+                    let kept = world.plan.keep_warm(world.now, name, count);
+                    let is_refused =
+                        matches!(kept, Err(PoolError::TooManyWarm { most: 0 | 1, .. }));
+                    assert!(kept.is_ok() || is_refused, "{kept:?}");
                     world.turn();
                 }
                 7 if !world.waiting.is_empty() => {

@@ -135,8 +135,9 @@ impl ParallelTransferManager {
         chunks_needed: impl IntoIterator<Item = NeededChunk>,
         chunk_provider: P,
     ) -> Result<Vec<ChunkResult>, ParallelTransferError> {
-        let chunks = self.check(chunks_needed)?;
+        // Before anything fails: progress of this transfer ends then, too.
         let _runs = self.board.begin().ok_or(ParallelTransferError::Busy)?;
+        let chunks = self.check(chunks_needed)?;
         if chunks.is_empty() {
             return Ok(Vec::new());
         }

@@ -2,7 +2,7 @@
 //! stream that says what became of them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use event_listener::Event;
 
@@ -25,6 +25,9 @@ use crate::proto::parallel::ParallelTransferConfig;
 
 /// What one read of the control stream brings at most.
 const CONTROL_READ_BYTES: usize = 16 << 10;
+
+/// So often the goodput is reckoned anew where nothing is acknowledged.
+const GOODPUT_STEP: Duration = Duration::from_millis(100);
 
 /// What a transfer is made of.
 pub(super) struct OutgoingParts<'a, P> {
@@ -60,6 +63,9 @@ struct OutgoingState {
     let_go_bytes: u64,
     let_go_before: u64,
     total_bytes: u64,
+    /// The goodput as it was last reckoned, and when.
+    goodput_bytes_per_second: u64,
+    reckoned_at: Instant,
 }
 
 /// The two things that a place does at a time.
@@ -121,6 +127,8 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
             let_go_bytes,
             let_go_before: let_go_bytes,
             total_bytes: parts.chunks.iter().map(|chunk| chunk.size_bytes).sum(),
+            goodput_bytes_per_second: 0,
+            reckoned_at: now,
         };
         OutgoingTransfer {
             parts,
@@ -255,6 +263,11 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
                 self.changed.notify(usize::MAX);
             }
         }
+        // With the time alone it is another number at each look: who watches is not woken for that.
+        if news > 0 || now.saturating_duration_since(state.reckoned_at) >= GOODPUT_STEP {
+            state.goodput_bytes_per_second = state.schedule.goodput_bytes_per_second(now);
+            state.reckoned_at = now;
+        }
         // Bytes that an earlier transfer gave up may still have come free in this one.
         let acknowledged_bytes = (let_go_bytes - state.let_go_before).min(state.total_bytes);
         let progress = TransferProgress {
@@ -264,7 +277,7 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
             acknowledged_bytes,
             streams: state.schedule.streams(),
             buffered_bytes: gate.in_use_bytes(),
-            bytes_per_second: state.schedule.goodput_bytes_per_second(now),
+            bytes_per_second: state.goodput_bytes_per_second,
         };
         drop(state);
         self.parts.board.update(progress);

@@ -33,7 +33,7 @@ fn head(control: u64) -> Vec<u8> {
 /// A chunk as it is said to be, in one segment, with the digest of something.
 fn record(index: u32, size: u32, data: &[u8], digested: &[u8]) -> Vec<u8> {
     let mut said = [index.to_be_bytes(), size.to_be_bytes()].concat();
-    if !data.is_empty() {
+    if !data.is_empty() || size == 0 {
         said.extend_from_slice(&(data.len() as u32).to_be_bytes());
         said.extend_from_slice(data);
     }

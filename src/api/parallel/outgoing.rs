@@ -452,6 +452,9 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
         stream: &mut SendStream,
         (index, mut pieces): (usize, ChunkPieces<'a>),
     ) -> Result<Option<String>, WriteError> {
+        if self.parts.chunks[index].size_bytes == 0 {
+            stream.write_all(&segment_head(0)).await?;
+        }
         loop {
             self.waits(place, WRITES, PlaceWaits::Read(index));
             let piece = match pieces.next().await {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use event_listener::Event;
 
+use super::acknowledged::AcknowledgedBytes;
 use super::alarm::StallAlarm;
 use super::chunks::{ChunkOutcome, ChunkProvider, ChunkResult, NeededChunk, WordsLeft};
 use super::crew::{Crew, both};
@@ -26,6 +27,10 @@ use crate::proto::parallel::ParallelTransferConfig;
 /// What one read of the control stream brings at most.
 const CONTROL_READ_BYTES: usize = 16 << 10;
 
+/// Bytes that are handed to a stream, and acknowledged, at a time: so fine are progress and the
+/// goodput that paces the streams. On a path of 1 MB/s, it is some 15 times a second.
+const SLICE_BYTES: usize = 64 << 10;
+
 /// So often the goodput is reckoned anew where nothing is acknowledged.
 const GOODPUT_STEP: Duration = Duration::from_millis(100);
 
@@ -44,6 +49,7 @@ pub(super) struct OutgoingParts<'a, P> {
 /// A transfer that runs.
 pub(super) struct OutgoingTransfer<'a, P> {
     parts: OutgoingParts<'a, P>,
+    acknowledged: AcknowledgedBytes,
     /// The number of the control stream.
     control: u64,
     state: Mutex<OutgoingState>,
@@ -59,9 +65,8 @@ struct OutgoingState {
     is_granted: bool,
     /// What each place waits for, with one chunk and with the next.
     waits: Vec<[PlaceWaits; 2]>,
-    /// What the gate had let go when this was last looked at, and when the transfer began.
-    let_go_bytes: u64,
-    let_go_before: u64,
+    /// What was acknowledged when this was last looked at.
+    acknowledged_bytes: u64,
     total_bytes: u64,
     /// The goodput as it was last reckoned, and when.
     goodput_bytes_per_second: u64,
@@ -116,7 +121,6 @@ impl PlaceStreams {
 impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
     pub fn new(parts: OutgoingParts<'a, P>, control: u64) -> OutgoingTransfer<'a, P> {
         let (config, chunks, now) = (parts.config, parts.chunks.len(), engine::now());
-        let let_go_bytes = parts.gate.let_go_bytes();
         let state = OutgoingState {
             schedule: ChunkSchedule::new(now, config, chunks),
             outcomes: vec![None; chunks],
@@ -124,14 +128,14 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
             words: WordsLeft::new(),
             is_granted: false,
             waits: vec![[PlaceWaits::Nothing; 2]; config.max_concurrent_streams],
-            let_go_bytes,
-            let_go_before: let_go_bytes,
+            acknowledged_bytes: 0,
             total_bytes: parts.chunks.iter().map(|chunk| chunk.size_bytes).sum(),
             goodput_bytes_per_second: 0,
             reckoned_at: now,
         };
         OutgoingTransfer {
             parts,
+            acknowledged: AcknowledgedBytes::default(),
             control,
             state: Mutex::new(state),
             changed: Event::new(),
@@ -152,10 +156,12 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
         for place in 0..self.parts.config.max_concurrent_streams {
             crew.add(self.carry(place));
         }
+        crew.add(self.stalls());
         crew.add(async {
-            self.parts.alarm.rings().await;
-            let (after, waits_for) = (self.parts.alarm.timeout(), self.waits_for());
-            Err(ParallelTransferError::Stalled { after, waits_for })
+            // The crew looks when all have had their turn.
+            loop {
+                self.acknowledged.more().await;
+            }
         });
         crew.add(async {
             self.parts.board.cancelled().await;
@@ -186,6 +192,19 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
             Some(ChunkResult { chunk, outcome })
         });
         Ok(results.collect())
+    }
+
+    /// Fails when nothing has moved for too long.
+    async fn stalls(&self) -> Result<(), ParallelTransferError> {
+        loop {
+            self.parts.alarm.rings().await;
+            // What was acknowledged has moved, though nobody has looked since.
+            self.look(engine::now());
+            if self.parts.alarm.has_rung() {
+                let (after, waits_for) = (self.parts.alarm.timeout(), self.waits_for());
+                return Err(ParallelTransferError::Stalled { after, waits_for });
+            }
+        }
     }
 
     /// Reads what became of the chunks, to the end.
@@ -253,10 +272,10 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
     /// What has changed since this was last called: who paces the streams, and who watches, is
     /// told.
     fn look(&self, now: Instant) {
-        let gate = self.parts.gate;
         let mut state = self.state();
-        let let_go_bytes = gate.let_go_bytes();
-        let news = let_go_bytes - std::mem::replace(&mut state.let_go_bytes, let_go_bytes);
+        let acknowledged_bytes = self.acknowledged.bytes();
+        let before = std::mem::replace(&mut state.acknowledged_bytes, acknowledged_bytes);
+        let news = acknowledged_bytes - before;
         if news > 0 {
             self.parts.alarm.moved(now);
             if state.schedule.acknowledged(now, news) {
@@ -268,15 +287,13 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
             state.goodput_bytes_per_second = state.schedule.goodput_bytes_per_second(now);
             state.reckoned_at = now;
         }
-        // Bytes that an earlier transfer gave up may still have come free in this one.
-        let acknowledged_bytes = (let_go_bytes - state.let_go_before).min(state.total_bytes);
         let progress = TransferProgress {
             chunks: state.outcomes.len(),
             finished_chunks: state.outcomes.len() - state.open_outcomes,
             total_bytes: state.total_bytes,
             acknowledged_bytes,
             streams: state.schedule.streams(),
-            buffered_bytes: gate.in_use_bytes(),
+            buffered_bytes: self.parts.gate.in_use_bytes(),
             bytes_per_second: state.goodput_bytes_per_second,
         };
         drop(state);
@@ -457,14 +474,17 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
         }
         loop {
             self.waits(place, WRITES, PlaceWaits::Read(index));
-            let piece = match pieces.next().await {
+            let mut piece = match pieces.next().await {
                 Ok(Some(piece)) => piece,
                 Ok(None) => break,
                 Err(why) => return Ok(Some(why)),
             };
             self.waits(place, WRITES, PlaceWaits::Room(index));
             stream.write_all(&segment_head(piece.len())).await?;
-            stream.write_bytes(piece).await?;
+            while !piece.is_empty() {
+                let slice = piece.split_to(piece.len().min(SLICE_BYTES));
+                stream.write_bytes(self.acknowledged.count(slice)).await?;
+            }
         }
         self.waits(place, WRITES, PlaceWaits::Room(index));
         match pieces.digest() {

@@ -17,6 +17,9 @@
 //! given up      0xffff_ffff in place of a length, then a text: the chunk does not come
 //! ```
 //!
+//! What became of a chunk is said when its end has been read, and not before: `missing` of one that
+//! was given up, and of that nothing else.
+//!
 //! The index is the chunk's place in the announcement. A chunk of no bytes has one segment, of no
 //! bytes: so it, too, can be given up.
 //!
@@ -30,7 +33,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::chunks::{ChunkOutcome, NeededChunk};
+use super::chunks::{ChunkOutcome, MAX_WORDS_BYTES, NeededChunk};
 use crate::proto::integrity::Digest;
 
 const MAGIC: [u8; 4] = *b"LDCK";
@@ -46,9 +49,6 @@ const DIGEST_BYTES: usize = size_of::<Digest>();
 
 /// In place of a segment's length.
 const GIVEN_UP: u32 = u32::MAX;
-
-/// Words of the other side, which may be anything: no more of them is kept.
-const MAX_TEXT_BYTES: usize = 512;
 
 /// What the writer has done that no right one does, in words.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -147,7 +147,7 @@ impl ControlMessage {
 }
 
 fn put_text(into: &mut BytesMut, text: &str) {
-    let text = &text[..text.floor_char_boundary(MAX_TEXT_BYTES)];
+    let text = &text[..text.floor_char_boundary(MAX_WORDS_BYTES)];
     into.put_u16(text.len() as u16);
     into.put_slice(text.as_bytes());
 }
@@ -158,9 +158,9 @@ fn take_text(from: &mut BytesMut, before: usize) -> Result<Option<String>, Breac
         return Ok(None);
     };
     let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
-    if length > MAX_TEXT_BYTES {
+    if length > MAX_WORDS_BYTES {
         return breach(format!(
-            "a text has {length} bytes, more than {MAX_TEXT_BYTES}"
+            "a text has {length} bytes, more than {MAX_WORDS_BYTES}"
         ));
     }
     if from.len() < before + 2 + length {

@@ -60,6 +60,8 @@ pub(super) struct OutgoingTransfer<'a, P> {
 struct OutgoingState {
     schedule: ChunkSchedule,
     outcomes: Vec<Option<ChunkOutcome>>,
+    /// How each chunk ended on its stream.
+    ends: Vec<SentEnd>,
     open_outcomes: usize,
     words: WordsLeft,
     is_granted: bool,
@@ -76,6 +78,28 @@ struct OutgoingState {
 /// The two things that a place does at a time.
 const PREPARES: usize = 0;
 const WRITES: usize = 1;
+
+/// What the peer can know of a chunk's end.
+#[derive(Clone, Copy)]
+enum SentEnd {
+    /// Next: Digest, GivenUp.
+    None,
+    Digest,
+    GivenUp,
+}
+
+impl SentEnd {
+    /// Why the peer cannot have come to this outcome, if it cannot.
+    fn contradicts(self, outcome: &ChunkOutcome) -> Option<&'static str> {
+        match (self, outcome) {
+            (SentEnd::None, _) => Some("before it had all of it"),
+            (SentEnd::GivenUp, ChunkOutcome::Missing(_)) => None,
+            (SentEnd::GivenUp, _) => Some("as if it had not been given up"),
+            (SentEnd::Digest, ChunkOutcome::Missing(_)) => Some("as if it had been given up"),
+            (SentEnd::Digest, _) => None,
+        }
+    }
+}
 
 #[derive(Clone, Copy)]
 enum PlaceWaits {
@@ -124,6 +148,7 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
         let state = OutgoingState {
             schedule: ChunkSchedule::new(now, config, chunks),
             outcomes: vec![None; chunks],
+            ends: vec![SentEnd::None; chunks],
             open_outcomes: chunks,
             words: WordsLeft::new(),
             is_granted: false,
@@ -223,8 +248,9 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
                     return Err(ParallelTransferError::Breach(what));
                 }
                 is_over = self.take_in(message)?;
+                // Bytes that are no whole message are no progress: they may drip.
+                self.parts.alarm.moved(engine::now());
             }
-            self.parts.alarm.moved(engine::now());
         }
         match is_over {
             true => Ok(()),
@@ -240,11 +266,15 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
         let breach = |what: String| Err(ParallelTransferError::Breach(what));
         match message {
             ControlMessage::Outcome { index, outcome } => {
-                let outcome = state.words.keep(outcome);
-                let Some(place) = state.outcomes.get_mut(index as usize) else {
+                let at = index as usize;
+                let Some(end) = state.ends.get(at).copied() else {
                     return breach(format!("it names chunk {index}, which there is not"));
                 };
-                if place.replace(outcome).is_some() {
+                if let Some(how) = end.contradicts(&outcome) {
+                    return breach(format!("it says what became of chunk {index} {how}"));
+                }
+                let outcome = state.words.keep(outcome);
+                if state.outcomes[at].replace(outcome).is_some() {
                     return breach(format!("it says twice what became of chunk {index}"));
                 }
                 state.open_outcomes -= 1;
@@ -302,6 +332,11 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
 
     fn waits(&self, place: usize, what: usize, waits: PlaceWaits) {
         self.state().waits[place][what] = waits;
+    }
+
+    /// A chunk is about to end so: before the peer can know.
+    fn ends(&self, index: usize, end: SentEnd) {
+        self.state().ends[index] = end;
     }
 
     /// In words: what is closest to the program first.
@@ -436,6 +471,7 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
                 Err(why) => Some(why),
             };
             if let Some(why) = why {
+                self.ends(index, SentEnd::GivenUp);
                 stream.write_bytes(framing::given_up(&why)).await?;
             }
             if self.state().schedule.chunk_ends(place, size_bytes) {
@@ -488,7 +524,10 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
         }
         self.waits(place, WRITES, PlaceWaits::Room(index));
         match pieces.digest() {
-            Some(digest) => stream.write_all(&digest).await.map(|()| None),
+            Some(digest) => {
+                self.ends(index, SentEnd::Digest);
+                stream.write_all(&digest).await.map(|()| None)
+            }
             None => Ok(Some("its digest is not known".to_owned())),
         }
     }

@@ -69,7 +69,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ..Default::default()
         };
         let manager = ParallelTransferManager::new(connection, config);
-        let needed = (0..size_bytes)
+        // An empty file is a chunk, too: of no bytes.
+        let needed = (0..size_bytes.max(1))
             .step_by(CHUNK_BYTES as usize)
             .map(|offset| NeededChunk {
                 id: offset,

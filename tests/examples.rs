@@ -100,4 +100,12 @@ fn parallel_chunks() {
     let said = String::from_utf8_lossy(&done.stdout);
     assert!(said.contains("received: 20 of 20"), "{said}");
     assert!(fs::read(&to).unwrap() == data, "another file arrived");
+    fs::write(&from, b"").unwrap();
+    let done = example("parallel_chunks").args([&from, &to]).output();
+    let done = done.unwrap();
+    let words = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{words}");
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(said.contains("received: 1 of 1"), "{said}");
+    assert!(fs::read(&to).unwrap().is_empty());
 }

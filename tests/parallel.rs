@@ -330,6 +330,30 @@ fn each_chunk_fails_by_itself() {
     assert_eq!(sink.0.chunks.lock().unwrap().len(), 4);
 }
 
+/// A chunk of no bytes is no exception.
+#[test]
+fn each_empty_chunk_fails_by_itself() {
+    let pair = pair(BackendChoice::Auto);
+    let config = ParallelTransferConfig::default();
+    let (manager, receiver) = (manager(&pair, config), receiver(&pair, MIB));
+    let provider = Failing {
+        short: Arc::new(File::open("/dev/null").unwrap()),
+    };
+    let chunks: Vec<_> = (0..8).map(|id| chunk(id, 0)).collect();
+    let sink = Kept::default();
+    let done = soon(transfer((&manager, &receiver), &chunks, (provider, &sink)));
+    for result in &done {
+        let id = result.chunk.id;
+        match (id % 4, &result.outcome) {
+            (0, ChunkOutcome::Missing(why)) => assert_eq!(*why, format!("there is no chunk {id}")),
+            (1, ChunkOutcome::Missing(why)) => assert!(why.contains("10 bytes"), "{why}"),
+            (2 | 3, ChunkOutcome::Delivered) => {}
+            _ => panic!("{result:?}"),
+        }
+    }
+    assert_eq!(sink.chunks.lock().unwrap().len(), 4);
+}
+
 /// Polls so often, then drops. False: it was over before.
 async fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> bool {
     let mut future = pin!(future);

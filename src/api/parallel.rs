@@ -5,6 +5,7 @@
 //! connection a [`ParallelReceiver`] gives them to a [`ChunkSink`]. Both work under any runtime, or
 //! none: all streams of a transfer go on within the one future that the caller polls.
 
+mod acknowledged;
 mod alarm;
 mod chunks;
 mod crew;

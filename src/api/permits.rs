@@ -21,8 +21,6 @@ struct GateState {
     /// Who waits, first come, first served: a large permit is not overtaken by small ones for ever.
     waiting: VecDeque<u64>,
     next_ticket: u64,
-    /// Bytes of [`held`] pieces that are gone.
-    let_go_bytes: u64,
     most_used_bytes: usize,
 }
 
@@ -44,7 +42,6 @@ impl MemoryGate {
                 free_bytes: most_bytes,
                 waiting: VecDeque::new(),
                 next_ticket: 0,
-                let_go_bytes: 0,
                 most_used_bytes: 0,
             }),
             changed: Event::new(),
@@ -95,7 +92,6 @@ impl MemoryGate {
         Some(Permit {
             gate: Arc::clone(self),
             bytes,
-            holds_bytes: 0,
         })
     }
 
@@ -106,11 +102,6 @@ impl MemoryGate {
     pub fn most_used_bytes(&self) -> usize {
         self.state().most_used_bytes
     }
-
-    /// Bytes of [`Permit::hold`] that were dropped so far: of a stream, what the peer has.
-    pub fn let_go_bytes(&self) -> u64 {
-        self.state().let_go_bytes
-    }
 }
 
 /// Leave to use so many bytes, until it is dropped.
@@ -118,8 +109,6 @@ impl MemoryGate {
 pub(super) struct Permit {
     gate: Arc<MemoryGate>,
     bytes: usize,
-    /// Of these, what a caller's bytes are.
-    holds_bytes: usize,
 }
 
 impl Permit {
@@ -130,18 +119,11 @@ impl Permit {
         Permit {
             gate: Arc::clone(&self.gate),
             bytes,
-            holds_bytes: 0,
         }
     }
 
-    /// Bytes that keep the permit until their last clone and slice is dropped, and count then.
-    pub fn hold(mut self, bytes: Bytes) -> Bytes {
-        self.holds_bytes = bytes.len();
-        self.keep(bytes)
-    }
-
-    /// The same, and they do not count: their pieces do.
-    pub fn keep(self, bytes: Bytes) -> Bytes {
+    /// Bytes that keep the permit until their last clone and slice is dropped.
+    pub fn hold(self, bytes: Bytes) -> Bytes {
         Bytes::from_owner(HeldBytes {
             bytes,
             _permit: self,
@@ -153,7 +135,6 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.gate.state();
         state.free_bytes += self.bytes;
-        state.let_go_bytes += self.holds_bytes as u64;
         drop(state);
         self.gate.changed.notify(usize::MAX);
     }
@@ -197,7 +178,7 @@ mod tests {
         drop(part);
         assert!(poll(large.as_mut()).is_pending(), "a slice is left");
         drop(slice);
-        assert_eq!((gate.let_go_bytes(), gate.in_use_bytes()), (6, 60));
+        assert_eq!(gate.in_use_bytes(), 60);
         let Poll::Ready(large) = poll(large.as_mut()) else {
             panic!("there are 40");
         };

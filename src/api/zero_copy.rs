@@ -111,7 +111,8 @@ pub struct ZeroCopyStatistics {
 ///
 /// Reads are done by two threads of the writer, some chunks ahead, and never by the thread that
 /// polls the future. At most 64 MiB are read and not acknowledged at a time, for all streams
-/// together; then reading waits for the peer.
+/// together; then reading waits for the peer. A peer that does not read a stream may hold all of
+/// that for as long as the stream lives: use one writer per peer, so that it is nobody else's.
 ///
 /// ```
 /// # use std::sync::Arc;

@@ -33,7 +33,7 @@ fn head(control: u64) -> Vec<u8> {
 /// A chunk as it is said to be, in one segment, with the digest of something.
 fn record(index: u32, size: u32, data: &[u8], digested: &[u8]) -> Vec<u8> {
     let mut said = [index.to_be_bytes(), size.to_be_bytes()].concat();
-    if !data.is_empty() {
+    if !data.is_empty() || size == 0 {
         said.extend_from_slice(&(data.len() as u32).to_be_bytes());
         said.extend_from_slice(data);
     }
@@ -317,9 +317,47 @@ async fn sent(pair: &Pair, answer: &[u8], ends: bool) -> ParallelTransferError {
     sent.unwrap_err()
 }
 
+/// Has every second chunk.
+struct EverySecond;
+
+impl landro::ChunkProvider for EverySecond {
+    async fn provide(&self, chunk: NeededChunk) -> Result<landro::ChunkData, landro::ChunkFailure> {
+        match chunk.id % 2 {
+            0 => Err("there is none".into()),
+            _ => MadeUp::default().provide(chunk).await,
+        }
+    }
+}
+
+/// What the manager says of a receiver that lets in a stream, reads it to its end, and then answers
+/// so. The second chunk was given up.
+async fn sent_all(pair: &Pair, answer: &[u8], ends: bool) -> ParallelTransferError {
+    let config = ParallelTransferConfig::default();
+    let manager = ParallelTransferManager::new(pair.here.clone(), config);
+    let manager = manager.with_progress_timeout(TIMEOUT);
+    let chunks = [3, 4].map(|id| NeededChunk {
+        id,
+        size_bytes: 100_000,
+    });
+    let (sent, _kept) = zip(manager.transfer_chunks(chunks, EverySecond), async {
+        let (mut say, hear) = pair.there.accept_bi().await.unwrap();
+        say.write_all(&[3, 0, 1]).await.unwrap();
+        let mut stream = pair.there.accept_uni().await.unwrap();
+        stream.read_to_end(300_000).await.unwrap();
+        let _ = say.write_all(answer).await;
+        if ends {
+            let _ = say.finish();
+        }
+        (say, hear)
+    })
+    .await;
+    sent.unwrap_err()
+}
+
 #[test]
 fn a_receiver_that_breaks_the_rules_is_not_believed() {
-    let outcome = |index: u32| [&[1][..], &index.to_be_bytes(), &[0, 0, 0]].concat();
+    let of = |index: u32, number| [&[1][..], &index.to_be_bytes(), &[number, 0, 0]].concat();
+    let outcome = |index| of(index, 3 * index as u8);
     let breach = |answer: &[u8], ends, words: &str| {
         let pair = pair(BackendChoice::Auto);
         match soon(sent(&pair, answer, ends)) {
@@ -327,20 +365,34 @@ fn a_receiver_that_breaks_the_rules_is_not_believed() {
             other => panic!("{words}: {other:?}"),
         }
     };
-    breach(&outcome(2), false, "names chunk 2");
-    breach(
+    let breach_of_all = |answer: &[u8], ends, words: &str| {
+        let pair = pair(BackendChoice::Auto);
+        match soon(sent_all(&pair, answer, ends)) {
+            ParallelTransferError::Breach(said) => assert!(said.contains(words), "{said}"),
+            other => panic!("{words}: {other:?}"),
+        }
+    };
+    breach(&of(2, 0), false, "names chunk 2");
+    breach_of_all(
         &[outcome(1), outcome(1)].concat(),
         false,
         "twice what became",
     );
+    for number in 0..4 {
+        breach(&of(1, number), false, "chunk 1 before it had all of it");
+    }
+    for number in 0..3 {
+        breach_of_all(&of(1, number), false, "chunk 1 as if it had not been");
+    }
+    breach_of_all(&of(0, 3), false, "chunk 0 as if it had been given up");
     breach(&[0], true, "2 chunks have no outcome");
-    breach(&outcome(0), true, "end in the middle");
+    breach_of_all(&outcome(0), true, "end in the middle");
     breach(&[3, 0, 1, 3, 0, 1], false, "twice, or none");
     breach(&[3, 0, 0], false, "twice, or none");
     breach(b"HTTP/1.1 400 Bad Request", false, "no message 72");
     let [first, second] = [outcome(0), outcome(1)];
     let more = [&first[..], &second, &[0, 0]].concat();
-    breach(&more, false, "more behind the end");
+    breach_of_all(&more, false, "more behind the end");
     let long = [2, 0xff, 0xff];
     breach(&long, false, "a text has 65535 bytes");
     let pair = pair(BackendChoice::Auto);

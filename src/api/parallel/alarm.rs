@@ -16,6 +16,7 @@ pub(super) struct StallAlarm(Arc<AlarmState>);
 struct AlarmState {
     timeout: Duration,
     times: Mutex<AlarmTimes>,
+    /// The transfer is over, or something has moved though the alarm has rung.
     over: Condvar,
     rings: Event,
 }
@@ -41,9 +42,11 @@ impl AlarmState {
                 .filter(|left| !left.is_zero())
             else {
                 times.has_rung = true;
-                drop(times);
                 self.rings.notify(usize::MAX);
-                return;
+                // Until something moves after all, or the transfer is over.
+                let waited = self.over.wait(times);
+                times = waited.unwrap_or_else(PoisonError::into_inner);
+                continue;
             };
             let waited = self.over.wait_timeout(times, left);
             times = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -70,9 +73,18 @@ impl StallAlarm {
         Ok(StallAlarm(state))
     }
 
-    /// Something has moved.
+    /// Something has moved: an alarm that has rung, and was not heard so far, rings no more.
     pub fn moved(&self, now: Instant) {
-        self.0.times().moved_at = now;
+        let mut times = self.0.times();
+        times.moved_at = now;
+        if std::mem::take(&mut times.has_rung) {
+            self.0.over.notify_all();
+        }
+    }
+
+    /// Whether it rings now.
+    pub fn has_rung(&self) -> bool {
+        self.0.times().has_rung
     }
 
     pub fn timeout(&self) -> Duration {
@@ -83,7 +95,7 @@ impl StallAlarm {
     pub async fn rings(&self) {
         loop {
             let rings = self.0.rings.listen();
-            if self.0.times().has_rung {
+            if self.has_rung() {
                 return;
             }
             rings.await;
@@ -95,5 +107,25 @@ impl Drop for StallAlarm {
     fn drop(&mut self) {
         self.0.times().is_over = true;
         self.0.over.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::block_on;
+
+    use super::*;
+
+    #[test]
+    fn what_moves_before_the_alarm_is_heard_is_not_too_late() {
+        let alarm = StallAlarm::start(Duration::from_millis(20)).unwrap();
+        for _ in 0..3 {
+            block_on(alarm.rings());
+            let rung_at = engine::now();
+            alarm.moved(rung_at);
+            assert!(!alarm.has_rung());
+            block_on(alarm.rings());
+            assert!(engine::now() - rung_at >= Duration::from_millis(20));
+        }
     }
 }

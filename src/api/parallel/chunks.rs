@@ -123,7 +123,11 @@ pub enum ChunkOutcome {
     Missing(String),
 }
 
-/// Words of the other side that are kept for all chunks of a transfer together; beyond that, an
+/// Words of a program, or of the other side, on one chunk, which may be anything: no more of them
+/// is said, or kept.
+pub(super) const MAX_WORDS_BYTES: usize = 512;
+
+/// Words that are kept for all chunks of a transfer together; beyond that, an
 /// outcome has none.
 const WORDS_BYTES: usize = 4 << 20;
 
@@ -135,9 +139,12 @@ impl WordsLeft {
         WordsLeft(WORDS_BYTES)
     }
 
-    /// The outcome as it is kept.
+    /// The outcome as it is kept: of its words no more than reaches the other side.
     pub fn keep(&mut self, mut outcome: ChunkOutcome) -> ChunkOutcome {
         if let ChunkOutcome::Refused(words) | ChunkOutcome::Missing(words) = &mut outcome {
+            words.truncate(words.floor_char_boundary(MAX_WORDS_BYTES));
+            // What was cut off is memory, too.
+            words.shrink_to_fit();
             match self.0.checked_sub(words.len()) {
                 Some(left) => self.0 = left,
                 None => *words = String::new(),
@@ -160,5 +167,25 @@ impl ChunkResult {
     /// Whether the sink has it.
     pub fn is_delivered(&self) -> bool {
         self.outcome == ChunkOutcome::Delivered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_words_are_cut_before_they_count() {
+        let mut words = WordsLeft::new();
+        // 4 MiB of these, uncut, would be used up by one.
+        let long = || ChunkOutcome::Refused("ä".repeat(WORDS_BYTES));
+        for _ in 0..3 {
+            let ChunkOutcome::Refused(kept) = words.keep(long()) else {
+                panic!("it is another outcome");
+            };
+            assert_eq!(kept, "ä".repeat(MAX_WORDS_BYTES / 2));
+            assert!(kept.capacity() <= 2 * MAX_WORDS_BYTES);
+        }
+        assert_eq!(words.0, WORDS_BYTES - 3 * MAX_WORDS_BYTES);
     }
 }

@@ -88,6 +88,19 @@ pub(super) async fn both<A, B, E>(
     .await
 }
 
+/// Lets all others have their turn first.
+pub(super) async fn turn_of_others() {
+    let mut is_over = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut is_over, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// What comes of `work`, unless `over` is first.
 pub(super) async fn unless<T>(
     over: impl Future<Output = ()>,

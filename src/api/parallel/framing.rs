@@ -17,7 +17,11 @@
 //! given up      0xffff_ffff in place of a length, then a text: the chunk does not come
 //! ```
 //!
-//! The index is the chunk's place in the announcement. A chunk of no bytes has no segment.
+//! What became of a chunk is said when its end has been read, and not before: `missing` of one that
+//! was given up, and of that nothing else.
+//!
+//! The index is the chunk's place in the announcement. A chunk of no bytes has one segment, of no
+//! bytes: so it, too, can be given up.
 //!
 //! The receiver says how many streams it has memory for. Until it has, the sender opens none, so
 //! that no stream comes before the transfer that it belongs to: one that was given up may still be
@@ -29,7 +33,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::chunks::{ChunkOutcome, NeededChunk};
+use super::chunks::{ChunkOutcome, MAX_WORDS_BYTES, NeededChunk};
 use crate::proto::integrity::Digest;
 
 const MAGIC: [u8; 4] = *b"LDCK";
@@ -45,9 +49,6 @@ const DIGEST_BYTES: usize = size_of::<Digest>();
 
 /// In place of a segment's length.
 const GIVEN_UP: u32 = u32::MAX;
-
-/// Words of the other side, which may be anything: no more of them is kept.
-const MAX_TEXT_BYTES: usize = 512;
 
 /// What the writer has done that no right one does, in words.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -146,7 +147,7 @@ impl ControlMessage {
 }
 
 fn put_text(into: &mut BytesMut, text: &str) {
-    let text = &text[..text.floor_char_boundary(MAX_TEXT_BYTES)];
+    let text = &text[..text.floor_char_boundary(MAX_WORDS_BYTES)];
     into.put_u16(text.len() as u16);
     into.put_slice(text.as_bytes());
 }
@@ -157,9 +158,9 @@ fn take_text(from: &mut BytesMut, before: usize) -> Result<Option<String>, Breac
         return Ok(None);
     };
     let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
-    if length > MAX_TEXT_BYTES {
+    if length > MAX_WORDS_BYTES {
         return breach(format!(
-            "a text has {length} bytes, more than {MAX_TEXT_BYTES}"
+            "a text has {length} bytes, more than {MAX_WORDS_BYTES}"
         ));
     }
     if from.len() < before + 2 + length {
@@ -276,9 +277,9 @@ enum DataState {
     /// Next: Record.
     #[default]
     Stream,
-    /// Next: Segment, Digest.
+    /// Next: Segment.
     Record,
-    /// So much of the chunk is to come. Next: Data, GivenUp.
+    /// So much of the chunk is to come. Next: Data, GivenUp; Digest where that is nothing.
     Segment { left_bytes: u32 },
     /// So much of the segment is to come, and of the chunk. Next: itself, Segment, Digest.
     Data { segment_bytes: u32, left_bytes: u32 },
@@ -326,7 +327,7 @@ impl DataStreamParser {
                     };
                     let mut head = &head[..];
                     let (index, size) = (head.get_u32(), head.get_u32());
-                    self.at = after(size);
+                    self.at = DataState::Segment { left_bytes: size };
                     let size_bytes = u64::from(size);
                     return Ok(Some(DataEvent::Chunk { index, size_bytes }));
                 }
@@ -379,7 +380,7 @@ impl DataStreamParser {
     }
 }
 
-/// What follows where so much of a chunk is to come.
+/// What follows a segment where so much of the chunk is to come.
 fn after(left_bytes: u32) -> DataState {
     match left_bytes {
         0 => DataState::Digest,
@@ -390,6 +391,7 @@ fn after(left_bytes: u32) -> DataState {
 fn segment(length: u32, left_bytes: u32) -> Result<DataState, Breach> {
     match length {
         GIVEN_UP => Ok(DataState::GivenUp),
+        0 if left_bytes == 0 => Ok(DataState::Digest),
         0 => breach("a segment has no bytes"),
         length if length > left_bytes => breach(format!(
             "a chunk is longer than was said: {left_bytes} bytes are to come, and a segment has \

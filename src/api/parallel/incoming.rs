@@ -11,7 +11,7 @@ use event_listener::Event;
 
 use super::alarm::StallAlarm;
 use super::chunks::{ChunkOutcome, ChunkResult, ChunkSink, NeededChunk, WordsLeft};
-use super::crew::{Crew, unless};
+use super::crew::{Crew, turn_of_others, unless};
 use super::errors::ParallelTransferError;
 use super::framing::{ControlMessage, ControlMessages, DataEvent, DataStreamParser};
 use crate::api::buffers::{BufferPool, PooledBuffer};
@@ -319,6 +319,10 @@ impl<S: ChunkSink> IncomingTransfer<'_, S> {
                         self.take_in(seat, &mut arriving, event).await?;
                         // Streams alone are no progress: there can be any number of them.
                         self.parts.alarm.moved(engine::now());
+                        // A stream that always has something never waits by itself.
+                        if arriving.is_none() {
+                            turn_of_others().await;
+                        }
                     }
                 }
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::alarm::StallAlarm;
 use super::chunks::{ChunkProvider, ChunkResult, LARGEST_CHUNK_BYTES, NeededChunk};
+use super::crew::unless;
 use super::errors::ParallelTransferError;
 use super::outgoing::{OutgoingParts, OutgoingTransfer};
 use super::pieces::{Readers, charge_of};
@@ -25,9 +26,9 @@ const READ_THREADS_MAX: usize = 4;
 /// Sends chunks to the [`ParallelReceiver`](super::ParallelReceiver) of the peer, over several
 /// unidirectional streams of one connection at a time.
 ///
-/// - **Streams** are added while that brings more, and retired when it does not, as measured over
-///   each `bandwidth_window`: the same controller as rules the streams of `landro cp`. A stream
-///   carries `chunks_per_stream` chunks or `bytes_per_stream_target` bytes, then another takes its
+/// - **Streams** are added while that brings more, as measured over each `bandwidth_window`; a step
+///   up that did not pay is taken back, and those that have paid once stay: the same controller as
+///   rules the streams of `landro cp`. A stream carries `chunks_per_stream` chunks or `bytes_per_stream_target` bytes, then another takes its
 ///   place. The receiver says how many it has memory for.
 /// - **Memory** is taken by permits, of `max_buffer_size` bytes in all: before a chunk is asked of
 ///   the provider, until the peer's transport has acknowledged it. A provider that is fast and a
@@ -135,22 +136,26 @@ impl ParallelTransferManager {
         chunks_needed: impl IntoIterator<Item = NeededChunk>,
         chunk_provider: P,
     ) -> Result<Vec<ChunkResult>, ParallelTransferError> {
-        let chunks = self.check(chunks_needed)?;
+        // Before anything fails: progress of this transfer ends then, too.
         let _runs = self.board.begin().ok_or(ParallelTransferError::Busy)?;
+        let chunks = self.check(chunks_needed)?;
         if chunks.is_empty() {
             return Ok(Vec::new());
         }
         let alarm = StallAlarm::start(self.progress_timeout);
         let alarm = alarm.map_err(ParallelTransferError::Thread)?;
         // The first wait: streams that go both ways may all be taken.
-        let opened = super::crew::unless(alarm.rings(), self.connection.open_bi()).await;
-        let Some(opened) = opened else {
-            return Err(ParallelTransferError::Stalled {
-                after: alarm.timeout(),
-                waits_for: "the peer, to let in a control stream".to_owned(),
-            });
+        let opens = unless(alarm.rings(), self.connection.open_bi());
+        let (say, hear) = match unless(self.board.cancelled(), opens).await {
+            None => return Err(ParallelTransferError::Cancelled),
+            Some(None) => {
+                return Err(ParallelTransferError::Stalled {
+                    after: alarm.timeout(),
+                    waits_for: "the peer, to let in a control stream".to_owned(),
+                });
+            }
+            Some(Some(opened)) => opened?,
         };
-        let (say, hear) = opened?;
         let parts = OutgoingParts {
             connection: &self.connection,
             config: &self.config,

@@ -2,10 +2,11 @@
 //! stream that says what became of them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use event_listener::Event;
 
+use super::acknowledged::AcknowledgedBytes;
 use super::alarm::StallAlarm;
 use super::chunks::{ChunkOutcome, ChunkProvider, ChunkResult, NeededChunk, WordsLeft};
 use super::crew::{Crew, both};
@@ -26,6 +27,13 @@ use crate::proto::parallel::ParallelTransferConfig;
 /// What one read of the control stream brings at most.
 const CONTROL_READ_BYTES: usize = 16 << 10;
 
+/// Bytes that are handed to a stream, and acknowledged, at a time: so fine are progress and the
+/// goodput that paces the streams. On a path of 1 MB/s, it is some 15 times a second.
+const SLICE_BYTES: usize = 64 << 10;
+
+/// So often the goodput is reckoned anew where nothing is acknowledged.
+const GOODPUT_STEP: Duration = Duration::from_millis(100);
+
 /// What a transfer is made of.
 pub(super) struct OutgoingParts<'a, P> {
     pub connection: &'a Connection,
@@ -41,6 +49,7 @@ pub(super) struct OutgoingParts<'a, P> {
 /// A transfer that runs.
 pub(super) struct OutgoingTransfer<'a, P> {
     parts: OutgoingParts<'a, P>,
+    acknowledged: AcknowledgedBytes,
     /// The number of the control stream.
     control: u64,
     state: Mutex<OutgoingState>,
@@ -51,20 +60,46 @@ pub(super) struct OutgoingTransfer<'a, P> {
 struct OutgoingState {
     schedule: ChunkSchedule,
     outcomes: Vec<Option<ChunkOutcome>>,
+    /// How each chunk ended on its stream.
+    ends: Vec<SentEnd>,
     open_outcomes: usize,
     words: WordsLeft,
     is_granted: bool,
     /// What each place waits for, with one chunk and with the next.
     waits: Vec<[PlaceWaits; 2]>,
-    /// What the gate had let go when this was last looked at, and when the transfer began.
-    let_go_bytes: u64,
-    let_go_before: u64,
+    /// What was acknowledged when this was last looked at.
+    acknowledged_bytes: u64,
     total_bytes: u64,
+    /// The goodput as it was last reckoned, and when.
+    goodput_bytes_per_second: u64,
+    reckoned_at: Instant,
 }
 
 /// The two things that a place does at a time.
 const PREPARES: usize = 0;
 const WRITES: usize = 1;
+
+/// What the peer can know of a chunk's end.
+#[derive(Clone, Copy)]
+enum SentEnd {
+    /// Next: Digest, GivenUp.
+    None,
+    Digest,
+    GivenUp,
+}
+
+impl SentEnd {
+    /// Why the peer cannot have come to this outcome, if it cannot.
+    fn contradicts(self, outcome: &ChunkOutcome) -> Option<&'static str> {
+        match (self, outcome) {
+            (SentEnd::None, _) => Some("before it had all of it"),
+            (SentEnd::GivenUp, ChunkOutcome::Missing(_)) => None,
+            (SentEnd::GivenUp, _) => Some("as if it had not been given up"),
+            (SentEnd::Digest, ChunkOutcome::Missing(_)) => Some("as if it had been given up"),
+            (SentEnd::Digest, _) => None,
+        }
+    }
+}
 
 #[derive(Clone, Copy)]
 enum PlaceWaits {
@@ -110,20 +145,22 @@ impl PlaceStreams {
 impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
     pub fn new(parts: OutgoingParts<'a, P>, control: u64) -> OutgoingTransfer<'a, P> {
         let (config, chunks, now) = (parts.config, parts.chunks.len(), engine::now());
-        let let_go_bytes = parts.gate.let_go_bytes();
         let state = OutgoingState {
             schedule: ChunkSchedule::new(now, config, chunks),
             outcomes: vec![None; chunks],
+            ends: vec![SentEnd::None; chunks],
             open_outcomes: chunks,
             words: WordsLeft::new(),
             is_granted: false,
             waits: vec![[PlaceWaits::Nothing; 2]; config.max_concurrent_streams],
-            let_go_bytes,
-            let_go_before: let_go_bytes,
+            acknowledged_bytes: 0,
             total_bytes: parts.chunks.iter().map(|chunk| chunk.size_bytes).sum(),
+            goodput_bytes_per_second: 0,
+            reckoned_at: now,
         };
         OutgoingTransfer {
             parts,
+            acknowledged: AcknowledgedBytes::default(),
             control,
             state: Mutex::new(state),
             changed: Event::new(),
@@ -144,10 +181,12 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
         for place in 0..self.parts.config.max_concurrent_streams {
             crew.add(self.carry(place));
         }
+        crew.add(self.stalls());
         crew.add(async {
-            self.parts.alarm.rings().await;
-            let (after, waits_for) = (self.parts.alarm.timeout(), self.waits_for());
-            Err(ParallelTransferError::Stalled { after, waits_for })
+            // The crew looks when all have had their turn.
+            loop {
+                self.acknowledged.more().await;
+            }
         });
         crew.add(async {
             self.parts.board.cancelled().await;
@@ -180,6 +219,19 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
         Ok(results.collect())
     }
 
+    /// Fails when nothing has moved for too long.
+    async fn stalls(&self) -> Result<(), ParallelTransferError> {
+        loop {
+            self.parts.alarm.rings().await;
+            // What was acknowledged has moved, though nobody has looked since.
+            self.look(engine::now());
+            if self.parts.alarm.has_rung() {
+                let (after, waits_for) = (self.parts.alarm.timeout(), self.waits_for());
+                return Err(ParallelTransferError::Stalled { after, waits_for });
+            }
+        }
+    }
+
     /// Reads what became of the chunks, to the end.
     async fn hear(&self, mut hear: RecvStream) -> Result<(), ParallelTransferError> {
         let mut messages = ControlMessages::default();
@@ -196,8 +248,9 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
                     return Err(ParallelTransferError::Breach(what));
                 }
                 is_over = self.take_in(message)?;
+                // Bytes that are no whole message are no progress: they may drip.
+                self.parts.alarm.moved(engine::now());
             }
-            self.parts.alarm.moved(engine::now());
         }
         match is_over {
             true => Ok(()),
@@ -213,11 +266,15 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
         let breach = |what: String| Err(ParallelTransferError::Breach(what));
         match message {
             ControlMessage::Outcome { index, outcome } => {
-                let outcome = state.words.keep(outcome);
-                let Some(place) = state.outcomes.get_mut(index as usize) else {
+                let at = index as usize;
+                let Some(end) = state.ends.get(at).copied() else {
                     return breach(format!("it names chunk {index}, which there is not"));
                 };
-                if place.replace(outcome).is_some() {
+                if let Some(how) = end.contradicts(&outcome) {
+                    return breach(format!("it says what became of chunk {index} {how}"));
+                }
+                let outcome = state.words.keep(outcome);
+                if state.outcomes[at].replace(outcome).is_some() {
                     return breach(format!("it says twice what became of chunk {index}"));
                 }
                 state.open_outcomes -= 1;
@@ -245,26 +302,29 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
     /// What has changed since this was last called: who paces the streams, and who watches, is
     /// told.
     fn look(&self, now: Instant) {
-        let gate = self.parts.gate;
         let mut state = self.state();
-        let let_go_bytes = gate.let_go_bytes();
-        let news = let_go_bytes - std::mem::replace(&mut state.let_go_bytes, let_go_bytes);
+        let acknowledged_bytes = self.acknowledged.bytes();
+        let before = std::mem::replace(&mut state.acknowledged_bytes, acknowledged_bytes);
+        let news = acknowledged_bytes - before;
         if news > 0 {
             self.parts.alarm.moved(now);
             if state.schedule.acknowledged(now, news) {
                 self.changed.notify(usize::MAX);
             }
         }
-        // Bytes that an earlier transfer gave up may still have come free in this one.
-        let acknowledged_bytes = (let_go_bytes - state.let_go_before).min(state.total_bytes);
+        // With the time alone it is another number at each look: who watches is not woken for that.
+        if news > 0 || now.saturating_duration_since(state.reckoned_at) >= GOODPUT_STEP {
+            state.goodput_bytes_per_second = state.schedule.goodput_bytes_per_second(now);
+            state.reckoned_at = now;
+        }
         let progress = TransferProgress {
             chunks: state.outcomes.len(),
             finished_chunks: state.outcomes.len() - state.open_outcomes,
             total_bytes: state.total_bytes,
             acknowledged_bytes,
             streams: state.schedule.streams(),
-            buffered_bytes: gate.in_use_bytes(),
-            bytes_per_second: state.schedule.goodput_bytes_per_second(now),
+            buffered_bytes: self.parts.gate.in_use_bytes(),
+            bytes_per_second: state.goodput_bytes_per_second,
         };
         drop(state);
         self.parts.board.update(progress);
@@ -272,6 +332,11 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
 
     fn waits(&self, place: usize, what: usize, waits: PlaceWaits) {
         self.state().waits[place][what] = waits;
+    }
+
+    /// A chunk is about to end so: before the peer can know.
+    fn ends(&self, index: usize, end: SentEnd) {
+        self.state().ends[index] = end;
     }
 
     /// In words: what is closest to the program first.
@@ -406,6 +471,7 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
                 Err(why) => Some(why),
             };
             if let Some(why) = why {
+                self.ends(index, SentEnd::GivenUp);
                 stream.write_bytes(framing::given_up(&why)).await?;
             }
             if self.state().schedule.chunk_ends(place, size_bytes) {
@@ -439,20 +505,29 @@ impl<'a, P: ChunkProvider> OutgoingTransfer<'a, P> {
         stream: &mut SendStream,
         (index, mut pieces): (usize, ChunkPieces<'a>),
     ) -> Result<Option<String>, WriteError> {
+        if self.parts.chunks[index].size_bytes == 0 {
+            stream.write_all(&segment_head(0)).await?;
+        }
         loop {
             self.waits(place, WRITES, PlaceWaits::Read(index));
-            let piece = match pieces.next().await {
+            let mut piece = match pieces.next().await {
                 Ok(Some(piece)) => piece,
                 Ok(None) => break,
                 Err(why) => return Ok(Some(why)),
             };
             self.waits(place, WRITES, PlaceWaits::Room(index));
             stream.write_all(&segment_head(piece.len())).await?;
-            stream.write_bytes(piece).await?;
+            while !piece.is_empty() {
+                let slice = piece.split_to(piece.len().min(SLICE_BYTES));
+                stream.write_bytes(self.acknowledged.count(slice)).await?;
+            }
         }
         self.waits(place, WRITES, PlaceWaits::Room(index));
         match pieces.digest() {
-            Some(digest) => stream.write_all(&digest).await.map(|()| None),
+            Some(digest) => {
+                self.ends(index, SentEnd::Digest);
+                stream.write_all(&digest).await.map(|()| None)
+            }
             None => Ok(Some("its digest is not known".to_owned())),
         }
     }

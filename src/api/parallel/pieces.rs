@@ -80,8 +80,8 @@ impl<'a> ChunkPieces<'a> {
             }
             // One allocation, which is free when the last piece is: so is its permit.
             ChunkData::Bytes(bytes) => {
-                let counts = permit.split(0);
-                (ChunkData::Bytes(permit.keep(bytes)), counts)
+                let none = permit.split(0);
+                (ChunkData::Bytes(permit.hold(bytes)), none)
             }
             ChunkData::FileRange { .. } => (data, permit),
         };

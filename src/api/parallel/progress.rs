@@ -1,6 +1,7 @@
 //! How far a transfer is, for whoever watches it: the latest numbers, and never a queue of older
 //! ones.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +34,11 @@ pub struct TransferProgress {
 #[derive(Default)]
 pub(super) struct ProgressBoard {
     state: Mutex<BoardState>,
+    /// For who watches.
     changed: Event,
+    /// For the transfer. It is another event: a transfer that listened to its own numbers would wake
+    /// itself with each of them.
+    cancelled: Event,
 }
 
 #[derive(Default)]
@@ -61,7 +66,7 @@ impl ProgressBoard {
     }
 
     /// A transfer begins. `None`: another runs.
-    pub fn begin(&self) -> Option<RunningTransfer<'_>> {
+    pub fn begin(&self) -> Option<BoardTransfer<'_>> {
         let begun = self.change(|state| {
             let is_free = !state.is_running;
             if is_free {
@@ -72,7 +77,7 @@ impl ProgressBoard {
             }
             is_free
         });
-        begun.then(|| RunningTransfer(self))
+        begun.then(|| BoardTransfer(self))
     }
 
     pub fn update(&self, latest: TransferProgress) {
@@ -86,16 +91,17 @@ impl ProgressBoard {
     }
 
     pub fn cancel(&self) {
-        self.change(|state| state.is_cancelled = true);
+        self.state().is_cancelled = true;
+        self.cancelled.notify(usize::MAX);
     }
 
     pub async fn cancelled(&self) {
         loop {
-            let changed = self.changed.listen();
+            let cancelled = self.cancelled.listen();
             if self.state().is_cancelled {
                 return;
             }
-            changed.await;
+            cancelled.await;
         }
     }
 
@@ -105,9 +111,9 @@ impl ProgressBoard {
 }
 
 /// Until it is dropped, a transfer runs.
-pub(super) struct RunningTransfer<'a>(&'a ProgressBoard);
+pub(super) struct BoardTransfer<'a>(&'a ProgressBoard);
 
-impl Drop for RunningTransfer<'_> {
+impl Drop for BoardTransfer<'_> {
     fn drop(&mut self) {
         self.0.change(|state| state.is_running = false);
     }
@@ -117,18 +123,23 @@ impl Drop for RunningTransfer<'_> {
 /// those between. It ends behind the last ones of that transfer.
 pub struct ProgressStream {
     board: Arc<ProgressBoard>,
-    /// Which transfer, once there is one.
-    transfer: Option<u64>,
+    /// Which transfer. It is known before it begins, so that one that is over before this is first
+    /// asked is not waited for.
+    transfer: u64,
     seen: u64,
     waits: Option<Pin<Box<EventListener>>>,
 }
 
 impl ProgressStream {
     pub(super) fn new(board: Arc<ProgressBoard>) -> ProgressStream {
-        let seen = board.state().version;
+        let (transfer, seen) = {
+            let state = board.state();
+            let next = u64::from(!state.is_running);
+            (state.transfer + next, state.version)
+        };
         ProgressStream {
             board,
-            transfer: None,
+            transfer,
             seen,
             waits: None,
         }
@@ -144,14 +155,11 @@ impl ProgressStream {
 
     fn look(&mut self) -> Poll<Option<TransferProgress>> {
         let state = self.board.state();
-        let transfer = match self.transfer {
-            Some(transfer) => transfer,
-            None if state.is_running => *self.transfer.insert(state.transfer),
-            None if state.is_gone => return Poll::Ready(None),
-            None => return Poll::Pending,
-        };
-        if transfer != state.transfer {
-            return Poll::Ready(None);
+        match self.transfer.cmp(&state.transfer) {
+            Ordering::Greater if state.is_gone => return Poll::Ready(None),
+            Ordering::Greater => return Poll::Pending,
+            Ordering::Less => return Poll::Ready(None),
+            Ordering::Equal => {}
         }
         if self.seen != state.version {
             self.seen = state.version;
@@ -194,5 +202,47 @@ impl fmt::Debug for ProgressStream {
         f.debug_struct("ProgressStream")
             .field("transfer", &self.transfer)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    fn poll(stream: &mut ProgressStream) -> Poll<Option<TransferProgress>> {
+        Pin::new(stream).poll_next(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_stream_ends_with_its_transfer_though_it_was_not_asked_before() {
+        let board = Arc::<ProgressBoard>::default();
+        let mut first = ProgressStream::new(Arc::clone(&board));
+        let mut unasked = ProgressStream::new(Arc::clone(&board));
+        assert_eq!(poll(&mut first), Poll::Pending);
+        drop(board.begin());
+        assert_eq!(poll(&mut first), Poll::Ready(None));
+        assert_eq!(poll(&mut unasked), Poll::Ready(None));
+        // The numbers of a later transfer are another stream's.
+        let mut second = ProgressStream::new(Arc::clone(&board));
+        let runs = board.begin();
+        let mut joined = ProgressStream::new(Arc::clone(&board));
+        let numbers = TransferProgress {
+            chunks: 3,
+            ..Default::default()
+        };
+        board.update(numbers);
+        assert_eq!(poll(&mut first), Poll::Ready(None));
+        assert_eq!(poll(&mut joined), Poll::Ready(Some(numbers)));
+        assert_eq!(poll(&mut joined), Poll::Pending);
+        drop(runs);
+        assert_eq!(poll(&mut joined), Poll::Ready(None));
+        assert_eq!(poll(&mut second), Poll::Ready(Some(numbers)));
+        assert_eq!(poll(&mut second), Poll::Ready(None));
+        let mut third = ProgressStream::new(Arc::clone(&board));
+        assert_eq!(poll(&mut third), Poll::Pending);
+        board.gone();
+        assert_eq!(poll(&mut third), Poll::Ready(None));
     }
 }

@@ -240,9 +240,10 @@ async fn read_to(
             let what = "its announcement ends in the middle".to_owned();
             return Err(ParallelTransferError::Breach(what));
         };
-        alarm.moved(engine::now());
         into.put(more);
     }
+    // All of it is progress, and a part is none: it may drip.
+    alarm.moved(engine::now());
     Ok(())
 }
 

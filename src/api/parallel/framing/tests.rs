@@ -33,13 +33,17 @@ fn records_are_read_however_they_are_cut() {
         b"!!",
         &[9; 32],
         &record_head(4, 0),
+        &segment_head(0),
         &[8; 32],
         &record_head(5, 6),
         &segment_head(1),
         b"x",
         &given_up("gone"),
         &record_head(6, 0),
+        &segment_head(0),
         &[7; 32],
+        &record_head(7, 0),
+        &given_up("no"),
     ]);
     let chunk = |index, size_bytes| DataEvent::Chunk { index, size_bytes };
     let data = |bytes: &'static [u8]| DataEvent::Data(Bytes::from_static(bytes));
@@ -58,6 +62,8 @@ fn records_are_read_however_they_are_cut() {
             DataEvent::GivenUp("gone".to_owned()),
             chunk(6, 0),
             DataEvent::Digest([7; 32]),
+            chunk(7, 0),
+            DataEvent::GivenUp("no".to_owned()),
         ];
         assert_eq!(found, expected, "cut at {cut}");
         assert!(parser.may_end());
@@ -65,7 +71,7 @@ fn records_are_read_however_they_are_cut() {
     for end in 1..written.len() {
         let mut parser = DataStreamParser::default();
         let events = events(&mut parser, &written[..end], end);
-        let ends = [9, 64, 104, 127];
+        let ends = [9, 64, 108, 131, 175];
         assert_eq!(parser.may_end(), ends.contains(&end), "{end}: {events:?}");
     }
 }
@@ -74,12 +80,14 @@ fn records_are_read_however_they_are_cut() {
 fn what_no_right_writer_writes_is_a_breach() {
     let longer = stream(&[&record_head(0, 4), &segment_head(5)]);
     let empty = stream(&[&record_head(0, 4), &segment_head(0)]);
+    let more = stream(&[&record_head(0, 0), &segment_head(1)]);
     let text = [&[0xff; 4][..], &[0xff; 2]].concat();
     let text = stream(&[&record_head(0, 4), &text]);
     let version = [2_u8; 9].to_vec();
     for (bytes, words) in [
         (longer, "longer than was said"),
         (empty, "no bytes"),
+        (more, "longer than was said"),
         (text, "a text has"),
         (version, "version 2"),
     ] {

@@ -78,8 +78,8 @@ impl EngineBuilder {
         self
     }
 
-    /// Threads that carry connections, 1 to 255, each with a ring and sockets of its own; one is the
-    /// default. A connection stays on one of them for life. What [`EngineBuilder::serve`] is given
+    /// Threads that carry connections, 1 to 255, each with a ring and sockets of its own; one is
+    /// the default. A connection stays on one of them for life. What [`EngineBuilder::serve`] is given
     /// has as many threads of its own, and so has each transfer.
     pub fn workers(mut self, workers: usize) -> EngineBuilder {
         self.workers = workers;

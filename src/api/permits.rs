@@ -25,9 +25,9 @@ struct GateState {
 }
 
 /// A place in the queue, left when whoever waits is dropped.
-struct Ticket<'a>(&'a MemoryGate, u64);
+struct PermitTurn<'a>(&'a MemoryGate, u64);
 
-impl Drop for Ticket<'_> {
+impl Drop for PermitTurn<'_> {
     fn drop(&mut self) {
         self.0.state().waiting.retain(|ticket| *ticket != self.1);
         self.0.changed.notify(usize::MAX);
@@ -65,7 +65,7 @@ impl MemoryGate {
             let ticket = state.next_ticket;
             state.next_ticket += 1;
             state.waiting.push_back(ticket);
-            Ticket(self, ticket)
+            PermitTurn(self, ticket)
         };
         loop {
             let changed = self.changed.listen();

@@ -10,6 +10,7 @@ mod server;
 mod sockets;
 mod workers;
 
+use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -20,6 +21,7 @@ use landro_sys::Availability;
 
 use crate::config::{ConfigError, QuicConfig};
 use crate::disk::leftovers;
+use crate::ids::CopyId;
 use crate::tcp::TcpLimits;
 use crate::worker;
 
@@ -50,6 +52,31 @@ pub use server::{ServeConfig, Server, ShutdownError};
 
 /// Data streams of one transfer (`ParallelTransferConfig`'s default).
 pub const DEFAULT_STREAMS: u8 = 16;
+
+/// Which copy this is: the same for the same parts of the same user, and for no others. A part is
+/// what somebody asked for, with local paths absolute.
+pub(crate) fn copy_id<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> CopyId {
+    let mut hasher = blake3::Hasher::new_derive_key("landro 2026-11 id of a copy");
+    let mut add = |part: &[u8]| {
+        hasher.update(&(part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    };
+    add(&landro_sys::process::effective_uid().to_be_bytes());
+    for part in parts {
+        add(part);
+    }
+    let mut id = [0; 16];
+    id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    CopyId(id)
+}
+
+/// A local path as a part of [`copy_id`]: without what slashes and dots are at its end.
+pub(crate) fn local_part(path: &[u8]) -> Vec<u8> {
+    let path = Path::new(OsStr::from_bytes(path));
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let plain: PathBuf = absolute.components().collect();
+    plain.into_os_string().into_encoded_bytes()
+}
 
 /// Workers where nobody says how many.
 pub fn one_per_core() -> usize {
@@ -93,7 +120,7 @@ pub enum EngineError {
     #[error("TCP: {0}")]
     Congestion(io::Error),
     #[error(transparent)]
-    Worker(#[from] worker::StartError),
+    Worker(#[from] worker::WorkerStartError),
     #[error("identity: {0}")]
     Identity(#[from] crate::quic::QuicError),
     #[error("identity: {0}")]

@@ -242,6 +242,34 @@ fn what_is_cut_short_is_gone_on_with(name: &'static str) {
     assert!(fs::read(&target).unwrap() == data);
 }
 
+/// Not into what an earlier run made of it.
+fn a_tree_that_was_cut_short_is_gone_on_with(name: &'static str) {
+    let both = Both::new(name);
+    fs::create_dir(both.here.path().join("tree")).unwrap();
+    let files: Vec<Vec<u8>> = (0..40)
+        .map(|file| both.write(&format!("tree/{file}"), (4 << 20) + file))
+        .collect();
+    let mut pushes = both.push("tree", "copy");
+    block_on(async {
+        let mut moved = 0;
+        while moved < 20 << 20 {
+            let event = pushes.next_event().await;
+            if let TransferEvent::Moved { bytes } = event.expect("it ended before") {
+                moved += bytes;
+            }
+        }
+    });
+    pushes.cancel();
+    assert!(block_on(pushes.result()).is_err());
+    let summary = block_on(both.push("tree", "copy").result()).unwrap();
+    assert!(summary.skipped > 0, "{summary:?}");
+    let copy = both.root.path().join("copy");
+    for (file, data) in files.iter().enumerate() {
+        assert!(fs::read(copy.join(file.to_string())).unwrap() == *data);
+    }
+    assert!(!copy.join("tree").exists());
+}
+
 fn errors_are_exit_codes(name: &'static str) {
     let both = Both::new(name);
     both.write("there", 100);
@@ -462,6 +490,7 @@ on_both_backends!(
     a_tree_goes_there_and_back,
     files_and_streams_share_a_port,
     what_is_cut_short_is_gone_on_with,
+    a_tree_that_was_cut_short_is_gone_on_with,
     errors_are_exit_codes,
     rights_are_asked_for_again,
     a_shutdown_ends_transfers,

@@ -4,6 +4,7 @@
 #[path = "parallel/hostile.rs"]
 mod hostile;
 #[path = "streams/lossy.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
 mod lossy;
 #[path = "parallel/narrow.rs"]
 mod narrow;

@@ -2,6 +2,7 @@
 //! together, wait, and go away.
 
 #[path = "streams/lossy.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
 mod lossy;
 #[path = "pool/peer.rs"]
 mod peer;

@@ -78,8 +78,9 @@ impl EngineBuilder {
         self
     }
 
-    /// Threads that carry connections, 1 to 255, each with a ring and sockets of its own. Default:
-    /// 1. A connection stays on one of them for life.
+    /// Threads that carry connections, 1 to 255, each with a ring and sockets of its own; one is the
+    /// default. A connection stays on one of them for life. What [`EngineBuilder::serve`] is given
+    /// has as many threads of its own, and so has each transfer.
     pub fn workers(mut self, workers: usize) -> EngineBuilder {
         self.workers = workers;
         self
@@ -151,8 +152,8 @@ impl EngineBuilder {
 
     /// Serves a directory, and what is below it, to `landro cp` and to [`Engine::transfer`], at the
     /// addresses that are listened at, over QUIC and over TLS on TCP. `access` says what a peer may
-    /// do; `None`: nothing. It runs on a worker and may not block. It decides about transfers alone,
-    /// and [`EngineBuilder::accept`] about the program's own protocols.
+    /// do; `None`: nothing. It runs on a worker and may not block. It decides about transfers
+    /// alone, and [`EngineBuilder::accept`] about the program's own protocols.
     pub fn serve(
         mut self,
         root: impl Into<PathBuf>,
@@ -209,7 +210,8 @@ impl EngineBuilder {
 }
 
 /// Workers that carry connections. A clone is another handle to the same ones; they end when the
-/// last is dropped, and with them all connections.
+/// last is dropped, or at [`Engine::shut_down`], and with them all connections. Such
+/// handles are a [`Listener`] and a [`RunningTransfer`], too.
 ///
 /// ```no_run
 /// # use landro::{Engine, PeerTrust};
@@ -335,8 +337,9 @@ impl Engine {
     }
 
     /// Copies files to a daemon, or from it. Begins at once, on workers of its own, and goes on
-    /// where another such transfer was cut short; a connection that is lost is made again, for 15
-    /// minutes as long as nothing comes of it. `trust`: of the daemon at `to`, a `HOST:PORT`.
+    /// where the same transfer, of the same user with the same identity
+    /// ([`EngineBuilder::identity`]), was cut short; a connection that is lost is made again, for
+    /// 15 minutes as long as nothing comes of it. `trust`: of the daemon at `to`, a `HOST:PORT`.
     ///
     /// What the daemon takes or gives, its own configuration says; here files are read and written
     /// with the rights of this process. An error is a result of the [`RunningTransfer`].
@@ -409,7 +412,7 @@ impl Engine {
     }
 
     /// Has what [`EngineBuilder::serve`] was given asked again about everybody who is in: who may
-    /// not any more is sent away.
+    /// not any more is sent away. Blocks while a worker is that busy, for a second at most.
     pub fn reauthorise(&self) {
         self.0.reauthorise();
     }
@@ -431,8 +434,8 @@ impl Engine {
     }
 
     /// Closes all connections with code 0, cancels transfers, and waits for the workers to end,
-    /// eight seconds at most. Blocks. Bytes that the peer has not acknowledged may be lost: [`SendStream::delivered`]
-    /// waits for them.
+    /// eight seconds at most. Blocks. Bytes that the peer has not acknowledged may be lost:
+    /// [`SendStream::delivered`] waits for them.
     ///
     /// [`SendStream::delivered`]: super::SendStream::delivered
     pub fn shut_down(&self) {

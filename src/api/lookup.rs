@@ -18,16 +18,16 @@ const LOOKUPS_MAX: usize = 32;
 static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
 
 /// One look-up's part of [`LOOKUPS_MAX`].
-struct Place;
+struct LookupPlace;
 
-impl Place {
-    fn take() -> Option<Place> {
-        let place = Place;
+impl LookupPlace {
+    fn take() -> Option<LookupPlace> {
+        let place = LookupPlace;
         (LOOKUPS.fetch_add(1, Ordering::Relaxed) < LOOKUPS_MAX).then_some(place)
     }
 }
 
-impl Drop for Place {
+impl Drop for LookupPlace {
     fn drop(&mut self) {
         LOOKUPS.fetch_sub(1, Ordering::Relaxed);
     }
@@ -58,7 +58,7 @@ impl Lookup {
         if address.is_some() {
             return Ok(lookup);
         }
-        let place = Place::take().ok_or(ConnectError::Busy)?;
+        let place = LookupPlace::take().ok_or(ConnectError::Busy)?;
         let (tell, host) = (lookup.found.clone(), name.to_owned());
         let looks = move || {
             let _place = place;

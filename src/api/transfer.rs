@@ -13,9 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::config::LaneKind;
-use crate::engine::Embedded;
-use crate::ids::Fingerprint;
-use crate::proto::session::{Request, Transfer};
+use crate::engine::{Embedded, copy_id, local_part};
+use crate::ids::{CopyId, Fingerprint};
+use crate::proto::session::{Direction, Request, Transfer};
 use crate::proto::{EntryPlace, EntryResult, Kind};
 use crate::quic::Trust;
 
@@ -96,7 +96,8 @@ pub enum TransferEvent {
 /// take a moment, is not waited for then; [`Engine::shut_down`](super::Engine::shut_down) does.
 ///
 /// 4,096 events wait to be read; then the transfer waits for who reads them, which
-/// [`RunningTransfer::result`] does, too.
+/// [`RunningTransfer::result`] does, too. A reader that stays away for longer than the idle timeout
+/// loses the session, and another one is begun when it is back.
 #[must_use = "a transfer is cancelled when it is dropped"]
 pub struct RunningTransfer {
     following: Arc<Following>,
@@ -107,8 +108,9 @@ impl RunningTransfer {
         engine: &Arc<Embedded>,
         to: &str,
         trust: Trust,
-        transfer: Transfer,
+        mut transfer: Transfer,
     ) -> RunningTransfer {
+        transfer.options.copy.get_or_insert(copy_of(to, &transfer));
         RunningTransfer::ask(engine, to, trust, Request::Transfer(transfer))
     }
 
@@ -170,6 +172,21 @@ impl RunningTransfer {
     pub async fn result(self) -> Result<TransferSummary, TransferError> {
         self.end().await
     }
+}
+
+/// Which copy this is, where the program does not say.
+fn copy_of(to: &str, transfer: &Transfer) -> CopyId {
+    let is_push = transfer.direction == Direction::Push;
+    let part = |is_here: bool, path: &Bytes| match is_here {
+        true => local_part(path),
+        false => path.to_vec(),
+    };
+    let verb: &[u8] = if is_push { b"push" } else { b"pull" };
+    let mut parts = vec![verb.to_vec(), to.as_bytes().to_vec()];
+    let sources = transfer.sources.iter();
+    parts.extend(sources.map(|source| part(is_push, source)));
+    parts.push(part(!is_push, &transfer.target));
+    copy_id(parts.iter().map(Vec::as_slice))
 }
 
 /// What a daemon has at a path, by [`Engine::list`](super::Engine::list).

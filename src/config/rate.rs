@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn the_lower_of_two_bounds_counts_and_none_is_below_the_least() {
-        let path = PathView {
+        let mut path = PathView {
             rtt: Duration::from_millis(20),
             ..PathView::default()
         };

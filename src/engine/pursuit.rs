@@ -231,6 +231,7 @@ fn loss(ended: &Ended) -> Option<LossKind> {
                 | SessionErrorCode::NotFound
                 | SessionErrorCode::Unsupported
                 | SessionErrorCode::Full
+                | SessionErrorCode::Integrity
                 | SessionErrorCode::Other => None,
             },
             Outcome::Complete(_)

@@ -138,7 +138,13 @@ impl Server {
         let tickets = TicketKeys::random()?;
         let is_tls_in_kernel = tls_in_kernel(config.ktls).is_some_and(|found| found.is_yes());
         let places = places(&shared, &addresses)?;
-        let (mut threads, mut no_ring) = (Vec::new(), Vec::new());
+        let mut server = Server {
+            addresses,
+            backend: (chosen.backend(), String::new()),
+            shared: shared.clone(),
+            threads: Vec::new(),
+        };
+        let mut no_ring = Vec::new();
         for (number, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
             let listen = listening(&config, &tickets, sockets, is_tls_in_kernel, &shared)?;
             let started = spawn(WorkerParts {
@@ -150,16 +156,11 @@ impl Server {
                 shared: shared.clone(),
                 pool_buffers,
             })?;
-            threads.push(started.thread);
+            server.threads.push(started.thread);
             no_ring.push(started.no_ring);
         }
-        let backend = what_runs(chosen, no_ring);
-        Ok(Server {
-            addresses,
-            backend,
-            shared,
-            threads,
-        })
+        server.backend = what_runs(chosen, no_ring);
+        Ok(server)
     }
 
     /// What is listened on, with the ports taken for port 0.
@@ -216,14 +217,15 @@ impl Server {
     ///
     /// # Errors
     /// What a worker failed with, if one did, or who did not end.
-    pub fn shutdown(self) -> Result<TransportStats, ShutdownError> {
+    pub fn shutdown(mut self) -> Result<TransportStats, ShutdownError> {
         let until = now() + SHUTDOWN_AT_MOST;
         self.tell_to_end();
         while now() < until && self.is_running() {
             thread::sleep(JOIN_PAUSE);
         }
-        let (stuck, ended): (Vec<_>, Vec<_>) =
-            self.threads.into_iter().partition(WorkerThread::is_running);
+        let (stuck, ended): (Vec<_>, Vec<_>) = std::mem::take(&mut self.threads)
+            .into_iter()
+            .partition(WorkerThread::is_running);
         let mut result = Ok(());
         for thread in ended {
             result = result.and(thread.end());
@@ -257,6 +259,15 @@ fn places(shared: &Shared, addresses: &[SocketAddr]) -> Result<Vec<CoreOfNode>, 
     let topology = Topology::read();
     let near = topology.near(addresses.iter().map(SocketAddr::ip));
     Ok(topology.places(&cores, &near))
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Those that were started before one that could not be, too.
+        if self.is_running() {
+            self.tell_to_end();
+        }
+    }
 }
 
 fn say_if_unweighed() {

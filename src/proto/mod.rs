@@ -596,6 +596,8 @@ pub enum SessionErrorCode {
     Full,
     /// Nothing was got on with for too long.
     Stalled,
+    /// Bytes are not those that were hashed.
+    Integrity,
     /// Anything else, with text.
     Other,
 }

@@ -137,7 +137,7 @@ pub struct TransferOptions {
     /// The one source takes the target's name, even if a directory stands there.
     pub no_target_dir: bool,
     /// Which copy this is: a directory that an earlier run of it made under the target's name is
-    /// gone on with.
+    /// gone on with. None: that of these paths, peer and user.
     pub copy: Option<CopyId>,
     /// A source that is a symlink is what it leads to.
     pub follow_named: bool,

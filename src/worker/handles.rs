@@ -11,7 +11,7 @@ mod running;
 mod tickets;
 mod told;
 
-pub(crate) use answers::{AcceptQueue, ConnectsEnd};
+pub(crate) use answers::{AcceptQueue, Accepting, ConnectsEnd};
 pub use answers::{Answer, ConnectFailure, ConnectQueue, ConnectStart, Owed};
 pub use attached::ConnectionStatistics;
 pub(crate) use attached::{Attached, Facts, Hold, Place};

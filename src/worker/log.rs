@@ -261,6 +261,7 @@ fn of_session(code: SessionErrorCode) -> &'static str {
         SessionErrorCode::Unsupported => "unsupported",
         SessionErrorCode::Full => "full",
         SessionErrorCode::Stalled => "stalled",
+        SessionErrorCode::Integrity => "integrity",
         SessionErrorCode::Other => "other",
     }
 }

@@ -60,7 +60,7 @@ use timers::Timer;
 pub use client_events::{ClientEvent, ClientStart, Ended, TcpSetups};
 pub use descriptors::StreamDescriptors;
 pub(crate) use handles::{
-    AcceptQueue, Attached, ConnectsEnd, Hold, Pipe, ReceivePhase, SendPhase, ToWrite,
+    AcceptQueue, Accepting, Attached, ConnectsEnd, Hold, Pipe, ReceivePhase, SendPhase, ToWrite,
 };
 pub use handles::{
     Answer, ConnectFailure, ConnectStart, ConnectionEvent, ConnectionStatistics, Owed, Ticket,
@@ -107,7 +107,7 @@ pub enum BackendWish {
 
 /// Why a worker did not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum WorkerStartError {
     #[error(
         "no memory for a worker's buffers: {0}; is it limited (ulimit -v)? --workers and \
          --memory-budget make it less"
@@ -123,7 +123,10 @@ pub enum StartError {
 }
 
 /// The driver of a worker, and why it is not the one that was rather had.
-fn start_driver(wish: BackendWish, pool: &Pool) -> Result<(Driver, Option<String>), StartError> {
+fn start_driver(
+    wish: BackendWish,
+    pool: &Pool,
+) -> Result<(Driver, Option<String>), WorkerStartError> {
     let config = DriverConfig {
         recv_buffers: RECEIVE_BUFFERS,
         queue_entries: QUEUE_ENTRIES,
@@ -132,10 +135,10 @@ fn start_driver(wish: BackendWish, pool: &Pool) -> Result<(Driver, Option<String
         let driver = Driver::new(Backend::IoUring, &config, pool);
         driver.map_err(|error| landro_sys::probe::why_no_ring(&error))
     };
-    let poll = || Driver::new(Backend::Poll, &config, pool).map_err(StartError::Poll);
+    let poll = || Driver::new(Backend::Poll, &config, pool).map_err(WorkerStartError::Poll);
     match wish {
         BackendWish::Only(Backend::Poll) => Ok((poll()?, None)),
-        BackendWish::Only(Backend::IoUring) => Ok((ring().map_err(StartError::Ring)?, None)),
+        BackendWish::Only(Backend::IoUring) => Ok((ring().map_err(WorkerStartError::Ring)?, None)),
         BackendWish::RingOrPoll => match ring() {
             Ok(driver) => Ok((driver, None)),
             Err(why) => Ok((poll()?, Some(why))),
@@ -170,6 +173,8 @@ pub struct Worker {
     /// Who is connected to for handles, and those that wait for that.
     dials: Dials,
     connects: Option<ConnectsEnd>,
+    /// Where connections of the embedding program are let in.
+    _accepting: Option<Accepting>,
     /// Timers that expire in this turn; empty between turns, kept for its room.
     due: Vec<Timer>,
 }
@@ -218,18 +223,19 @@ impl Worker {
     pub fn new(
         parts: WorkerParts,
         started: impl FnOnce(WakeHandle),
-    ) -> Result<(Worker, Option<String>), StartError> {
+    ) -> Result<(Worker, Option<String>), WorkerStartError> {
         // Before anything is allocated, and before the ring and the driver start threads, which
         // take memory from the same node as this one.
         if let Some(place) = parts.place {
             settle(parts.id, place);
         }
-        let pool = Pool::new(parts.pool_buffers).map_err(StartError::Buffers)?;
+        let pool = Pool::new(parts.pool_buffers).map_err(WorkerStartError::Buffers)?;
         let (mut driver, no_ring) = start_driver(parts.backend, &pool)?;
         let is_daemon = parts.listen.is_some();
+        let lets_in = parts.listen.as_ref().is_some_and(|at| !at.udp.is_empty());
         let listeners = parts.listen.map_or_else(
             || Ok(Listeners::default()),
-            |at| listen_at(&mut driver, at).map_err(StartError::Poll),
+            |at| listen_at(&mut driver, at).map_err(WorkerStartError::Poll),
         )?;
         started(driver.wake_handle());
         let now = now();
@@ -246,6 +252,11 @@ impl Worker {
             client: None,
             dials: Dials::default(),
             connects: mailbox.map(|mailbox| ConnectsEnd(mailbox.connects.clone())),
+            _accepting: shared
+                .programs
+                .as_ref()
+                .filter(|_| lets_in)
+                .map(|programs| programs.incoming.begin()),
             due: Vec::new(),
             io: Loop::new(parts.id, now, driver, pool, shared),
         };

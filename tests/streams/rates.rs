@@ -48,29 +48,25 @@ fn delaying(to: SocketAddr, one_way: Duration) -> SocketAddr {
     };
     let from_client = takes(outside.try_clone().unwrap(), Some(client.clone()));
     let from_server = takes(inside.try_clone().unwrap(), None);
-    let give = |held: Receiver<Held>, send: Box<dyn Fn(&[u8]) + Send>| {
-        thread::spawn(move || {
-            while let Ok((due, packet)) = held.recv() {
-                thread::sleep(due.saturating_duration_since(now()));
-                send(&packet);
-            }
-        });
-    };
-    give(
-        from_client,
-        Box::new(move |packet| {
-            let _ = inside.send(packet);
-        }),
-    );
-    give(
-        from_server,
-        Box::new(move |packet| {
-            if let Some(client) = *client.lock().unwrap() {
-                let _ = outside.send_to(packet, client);
-            }
-        }),
-    );
+    give(from_client, move |packet| {
+        let _ = inside.send(packet);
+    });
+    give(from_server, move |packet| {
+        if let Some(client) = *client.lock().unwrap() {
+            let _ = outside.send_to(packet, client);
+        }
+    });
     at
+}
+
+/// Sends each packet when its time has come.
+fn give(held: Receiver<Held>, send: impl Fn(&[u8]) + Send + 'static) {
+    thread::spawn(move || {
+        while let Ok((due, packet)) = held.recv() {
+            thread::sleep(due.saturating_duration_since(now()));
+            send(&packet);
+        }
+    });
 }
 
 /// An engine whose connections keep to `quic`, and a connection of it to another engine.

@@ -8,13 +8,13 @@ use crate::worker::Ended;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransferSummary {
-    /// Files that were copied.
+    /// Files that were copied; of several sessions, by the last one.
     pub files: u64,
     /// Directories.
     pub directories: u64,
     /// Symlinks.
     pub symlinks: u64,
-    /// Entries that were there already, by their size and time.
+    /// Entries that were there already, by their size and time; those of the sessions before, too.
     pub skipped: u64,
     /// Entries that were not copied.
     pub failed: u64,
@@ -77,6 +77,9 @@ pub enum TransferError {
     /// Bytes of some entry are not those that were sent, and were not kept.
     #[error("{} entries failed, of some the digest was wrong", .0.failed)]
     Integrity(TransferSummary),
+    /// Bytes of a file are not those that the daemon hashed, and are not handed over.
+    #[error("{0}")]
+    Corrupt(String),
     /// Whoever answered has a key that is not trusted here.
     #[error("the daemon has the key {shown}, which is not trusted here")]
     NotTrusted {
@@ -136,6 +139,7 @@ impl TransferError {
             | TransferError::Lost { .. }
             | TransferError::Stalled { .. }
             | TransferError::Integrity(_)
+            | TransferError::Corrupt(_)
             | TransferError::Cancelled(_) => true,
             TransferError::Partial(_)
             | TransferError::Nothing(_)
@@ -165,6 +169,7 @@ impl TransferError {
             | TransferError::NotFound(_)
             | TransferError::Busy(_)
             | TransferError::Unreachable(_)
+            | TransferError::Corrupt(_)
             | TransferError::Failed(_) => return 0,
         };
         done.moved_bytes + done.resumed_bytes
@@ -185,7 +190,7 @@ impl TransferError {
             | TransferError::Lost { .. }
             | TransferError::Stalled { .. } => 5,
             TransferError::Full { .. } => 6,
-            TransferError::Integrity(_) => 7,
+            TransferError::Integrity(_) | TransferError::Corrupt(_) => 7,
             TransferError::Cancelled(_) => 130,
         }
     }
@@ -262,6 +267,7 @@ fn refused(error: &SessionError, done: TransferSummary) -> TransferError {
         SessionErrorCode::Busy => TransferError::Busy(text),
         SessionErrorCode::Full => TransferError::Full { text, done },
         SessionErrorCode::Stalled => TransferError::Stalled { why: text, done },
+        SessionErrorCode::Integrity => TransferError::Corrupt(text),
         SessionErrorCode::Unsupported | SessionErrorCode::Other => TransferError::Failed(text),
     }
 }

@@ -66,6 +66,7 @@ impl Following {
             summary: TransferSummary::default(),
             _running: engine.begin_transfer(),
             engine,
+            has_begun: false,
         };
         let started = thread::Builder::new()
             .name("landro-transfer".to_owned())
@@ -146,6 +147,7 @@ struct Follower {
     following: Arc<Following>,
     summary: TransferSummary,
     engine: Arc<Embedded>,
+    has_begun: bool,
     /// It counts as under way until the thread ends.
     _running: RunningCount,
 }
@@ -153,7 +155,13 @@ struct Follower {
 /// Who waits is told, whatever the thread ends of.
 impl Drop for Follower {
     fn drop(&mut self) {
-        let why = "the thread of the transfer failed; this is a bug in landro";
+        let why = match self.has_begun {
+            true => "the thread of the transfer failed; this is a bug in landro",
+            false => {
+                "no thread can be started for it; are the processes of this user or cgroup used up \
+                 (ulimit -u, TasksMax=)?"
+            }
+        };
         self.following
             .end(Err(TransferError::Failed(why.to_owned())));
     }
@@ -161,6 +169,7 @@ impl Drop for Follower {
 
 impl Follower {
     fn run(mut self, trust: Trust, request: Request) {
+        self.has_begun = true;
         let result = self.follow(trust, request);
         self.following.end(result);
     }
@@ -245,9 +254,13 @@ impl Follower {
 
     /// None: it is cancelled.
     fn look_up(&self) -> Option<Result<Vec<SocketAddr>, ConnectError>> {
-        let lookup = match Lookup::begin(&self.to) {
-            Ok(lookup) => lookup,
-            Err(error) => return Some(Err(error)),
+        let lookup = loop {
+            match Lookup::begin(&self.to) {
+                Ok(lookup) => break lookup,
+                // Others look names up, which comes to an end.
+                Err(ConnectError::Busy) if !self.is_cancelled() => thread::sleep(LOOK),
+                Err(error) => return Some(Err(error)),
+            }
         };
         loop {
             if self.is_cancelled() {

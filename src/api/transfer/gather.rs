@@ -8,9 +8,11 @@ use bytes::{Bytes, BytesMut};
 use super::end::TransferError;
 use crate::proto::{Event, Kind, Meta, Mtime};
 
-/// Rows of one listing that are kept here, some 200 bytes each; a daemon may say more than there
-/// is.
+/// Rows of one listing that are kept here; a daemon may say more than there is.
 const ROWS_MAX: usize = 1 << 20;
+
+/// Bytes of their names, and of what symlinks lead to.
+const NAMES_BYTES_MAX: usize = 256 << 20;
 
 /// What a daemon has at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +61,7 @@ fn time(mtime: Mtime) -> SystemTime {
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
     rows: Vec<ListedEntry>,
+    names_bytes: usize,
     file_bytes: Option<u64>,
     bytes: BytesMut,
     is_too_much: bool,
@@ -68,8 +71,13 @@ impl Gathered {
     /// False: nothing more is to come.
     pub(super) fn take(&mut self, event: &Event) -> bool {
         match event {
-            Event::Listing { .. } if self.rows.len() >= ROWS_MAX => self.is_too_much = true,
+            Event::Listing { .. }
+                if self.rows.len() >= ROWS_MAX || self.names_bytes >= NAMES_BYTES_MAX =>
+            {
+                self.is_too_much = true;
+            }
             Event::Listing { path, meta, link } => {
+                self.names_bytes += path.len() + link.as_ref().map_or(0, Bytes::len);
                 let row = ListedEntry::new(path.clone(), meta, link.clone());
                 self.rows.push(row);
             }
@@ -83,7 +91,9 @@ impl Gathered {
     pub(super) fn rows(&mut self) -> Result<Vec<ListedEntry>, TransferError> {
         match self.is_too_much {
             true => {
-                let text = format!("a listing of more than {ROWS_MAX} names is not kept");
+                let text = format!(
+                    "a listing of more than {ROWS_MAX} names, or {NAMES_BYTES_MAX} bytes of them, is not kept"
+                );
                 Err(TransferError::Failed(text))
             }
             false => Ok(std::mem::take(&mut self.rows)),

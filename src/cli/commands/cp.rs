@@ -1,12 +1,11 @@
 //! `landro cp`: one transfer with a daemon, or within this host.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use landro_sys::process::effective_uid;
 
 use crate::cli::args::CpArgs;
 use crate::cli::args::route::{self, CopyRoute, CopyWay, RouteError};
@@ -22,7 +21,9 @@ use crate::cli::output::shown::ShownPaths;
 use crate::cli::output::stats::ConnectionSeen;
 use crate::cli::say::{speaks_utf8, without_numbers};
 use crate::config::{LaneCount, LaneKind};
-use crate::engine::{ClientEvent, Ended, LocalCopy, Persistence, now, one_per_core};
+use crate::engine::{
+    self, ClientEvent, Ended, LocalCopy, Persistence, local_part, now, one_per_core,
+};
 use crate::ids::{CopyId, Fingerprint};
 use crate::proto::Outcome;
 use crate::proto::receive::MetadataOptions;
@@ -403,35 +404,22 @@ fn transfer(args: &CpArgs, route: &CopyRoute) -> Transfer {
 
 /// The same for every run of one command by one user, from whatever directory, and for no other.
 fn copy_id(route: &CopyRoute) -> CopyId {
-    let here = |path: &[u8]| {
-        let path = Path::new(OsStr::from_bytes(path));
-        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-        // Without what slashes and dots are at its end.
-        absolute.components().collect::<PathBuf>().into_os_string()
-    };
-    let there = |path: &[u8]| OsString::from_vec(without_slashes(path).to_vec());
+    let there = |path: &Vec<u8>| without_slashes(path).to_vec();
+    let here = |path: &Vec<u8>| local_part(path);
     let is_pull = matches!(route.way, CopyWay::Pull { .. });
     let is_push = matches!(route.way, CopyWay::Push { .. });
-    let mut hasher = blake3::Hasher::new_derive_key("landro 2026-11 id of a copy");
-    let mut add = |part: &[u8]| {
-        hasher.update(&(part.len() as u64).to_be_bytes());
-        hasher.update(part);
-    };
-    add(&effective_uid().to_be_bytes());
-    add(route.way.name().as_bytes());
-    add(route
-        .way
-        .daemon()
-        .map_or_else(String::new, DaemonName::to_string)
-        .as_bytes());
-    for source in &route.sources {
-        add(if is_pull { there(source) } else { here(source) }.as_bytes());
-    }
+    let daemon = route.way.daemon();
+    let mut parts = vec![
+        route.way.name().as_bytes().to_vec(),
+        daemon
+            .map_or_else(String::new, DaemonName::to_string)
+            .into(),
+    ];
+    let sources = route.sources.iter();
+    parts.extend(sources.map(|source| if is_pull { there(source) } else { here(source) }));
     let target = &route.target;
-    add(if is_push { there(target) } else { here(target) }.as_bytes());
-    let mut id = [0; 16];
-    id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    CopyId(id)
+    parts.push(if is_push { there(target) } else { here(target) });
+    engine::copy_id(parts.iter().map(Vec::as_slice))
 }
 
 /// `must_be_dir` stands for them.

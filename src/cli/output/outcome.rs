@@ -292,6 +292,7 @@ fn refusal(code: SessionErrorCode) -> (Exit, &'static str) {
         SessionErrorCode::Permission => (Exit::Identity, "permission"),
         SessionErrorCode::Full => (Exit::Full, "full"),
         SessionErrorCode::Stalled => (Exit::Unreachable, "stalled"),
+        SessionErrorCode::Integrity => (Exit::Integrity, "integrity"),
         SessionErrorCode::NotFound => (Exit::Error, "not_found"),
         SessionErrorCode::Busy => (Exit::Error, "busy"),
         SessionErrorCode::Unsupported => (Exit::Error, "unsupported"),

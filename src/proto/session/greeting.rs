@@ -1,5 +1,6 @@
 //! Hello and welcome: versions are compared, rights checked, roles taken.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -304,11 +305,7 @@ impl Session {
             }
             WireRequest::Pull { .. } => self.serve_files(now, &hello)?,
             WireRequest::List { path, partial } => self.serve_rows(path, partial),
-            WireRequest::Read { path, from, to } => {
-                self.welcome();
-                let server = RangeServer::new(&mut self.ports, path, from..to);
-                self.run(Role::ServeRange(Box::new(server)));
-            }
+            WireRequest::Read { path, from, to } => self.serve_range(path, from..to),
             WireRequest::Bench { mode, milliseconds } => {
                 self.serve_bench(now, mode, milliseconds, hello.streams);
             }
@@ -320,6 +317,12 @@ impl Session {
         self.welcome();
         let lister = Lister::new(&mut self.ports, path, partial);
         self.run(Role::List(Box::new(lister)));
+    }
+
+    fn serve_range(&mut self, path: Bytes, range: Range<u64>) {
+        self.welcome();
+        let server = RangeServer::new(&mut self.ports, path, range);
+        self.run(Role::ServeRange(Box::new(server)));
     }
 
     /// Looks the target of a push up.

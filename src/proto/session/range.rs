@@ -25,6 +25,9 @@ use crate::proto::{
 /// Parts sent and not acknowledged; with 32 KiB each, 512 KiB per session.
 const PARTS_AHEAD: u32 = 16;
 
+/// Chunks that are read for a part of them: those of files of up to 64 TiB.
+const CHUNK_MAX_BYTES: u64 = 1 << 30;
+
 const PARENT: DirId = DirId(0);
 const FILE: FileId = FileId(0);
 
@@ -144,6 +147,11 @@ impl RangeServer {
                     "only of a file can bytes be read; this is a directory, or a device",
                 )),
             },
+            (RangeOp::Open, Ok(DiskDone::Meta(meta))) if !meta.is_sized => {
+                let text = "its file system does not say how much is in it, so that no range of it \
+                            can be read; copy it";
+                self.fail(of_file(text.to_owned()));
+            }
             (RangeOp::Open, Ok(DiskDone::Meta(meta))) => {
                 self.meta = Some(meta);
                 self.begin(ports);
@@ -294,7 +302,19 @@ impl RangeTaker {
     /// # Errors
     /// When the server may not say that, or not now.
     pub fn on_message(&mut self, ports: &mut Ports, message: Message) -> Result<(), Violation> {
+        if self.result.is_some() {
+            return Ok(());
+        }
         match (message, self.size_bytes) {
+            (Message::FileSize { size_bytes }, None)
+                if 1 << chunk_log2_for(size_bytes) > CHUNK_MAX_BYTES =>
+            {
+                let text = "the file is larger than 64 TiB, and its chunks than 1 GiB, which is too \
+                            much to be read for a range";
+                let code = SessionErrorCode::Unsupported;
+                self.result = Some(Err(SessionError::told(code, text)));
+                Ok(())
+            }
             (Message::FileSize { size_bytes }, None) => {
                 self.size_bytes = Some(size_bytes);
                 self.chunks = chunks_of(&self.range, size_bytes);
@@ -350,8 +370,8 @@ impl RangeTaker {
         if found != Some(value) {
             let text = "bytes of the file are not those that the daemon hashed; is the memory of \
                         one of both hosts all right?";
-            self.result
-                .get_or_insert(Err(SessionError::told(SessionErrorCode::Other, text)));
+            let code = SessionErrorCode::Integrity;
+            self.result = Some(Err(SessionError::told(code, text)));
             return Ok(());
         }
         let bytes = self.wanted.split().freeze();
@@ -368,10 +388,6 @@ impl RangeTaker {
             ..Totals::default()
         };
         Some(self.result.clone()?.map(|()| totals))
-    }
-
-    pub fn held_bytes(&self) -> u64 {
-        self.wanted.capacity() as u64
     }
 }
 

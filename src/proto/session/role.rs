@@ -441,7 +441,8 @@ impl Role {
     /// How much of ours may wait while the peer's messages are read, once both agreed.
     pub(super) fn answers_max(&self) -> Option<usize> {
         match self {
-            Role::Receive(_) => Some(VERDICTS_BYTES_MAX),
+            // Each part and each row of theirs is acknowledged.
+            Role::Receive(_) | Role::Read | Role::TakeRange(_) => Some(VERDICTS_BYTES_MAX),
             Role::Bench(bench) if bench.answers() => Some(0),
             Role::Unknown
             | Role::Send(_)
@@ -449,8 +450,6 @@ impl Role {
             | Role::SendAway(_)
             | Role::List(_)
             | Role::ServeRange(_)
-            | Role::TakeRange(_)
-            | Role::Read
             | Role::Bench(_) => None,
         }
     }
@@ -477,8 +476,9 @@ impl Role {
             Role::Receive(receiver) => receiver.held_bytes(),
             Role::ReceiveAway(outpost) => outpost.held_bytes(),
             // What it has its home knows of.
-            Role::TakeRange(taker) => taker.held_bytes(),
-            Role::SendAway(_)
+            // What a range takes is its caller's to bound.
+            Role::TakeRange(_)
+            | Role::SendAway(_)
             | Role::Unknown
             | Role::List(_)
             | Role::ServeRange(_)

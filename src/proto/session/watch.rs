@@ -91,6 +91,7 @@ impl ProgressWatch {
             Message::Listing(rows) if rows.is_empty() => {}
             // What was asked for twice is no progress.
             Message::Again { .. } => {}
+            Message::FilePart { data } => self.moved(now, data.len() as u64),
             // Lanes may come and go for ever.
             Message::LaneOver { .. } | Message::LaneAccount(_) => {}
             Message::Abort { .. }
@@ -110,7 +111,6 @@ impl ProgressWatch {
             | Message::Listing(_)
             | Message::ListAck {}
             | Message::FileSize { .. }
-            | Message::FilePart { .. }
             | Message::ChunkValue { .. }
             | Message::ListEnd {}
             | Message::BenchEnd { .. }

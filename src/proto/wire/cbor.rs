@@ -473,7 +473,8 @@ numbers!(
     SessionErrorCode::Unsupported = 3,
     SessionErrorCode::Full = 4,
     SessionErrorCode::Other = 5,
-    SessionErrorCode::Stalled = 6
+    SessionErrorCode::Stalled = 6,
+    SessionErrorCode::Integrity = 7
 );
 
 impl<C> Encode<C> for CancelReason {

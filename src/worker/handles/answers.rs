@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::{Event, EventListener};
@@ -172,9 +172,29 @@ pub(crate) struct AcceptQueue {
     changed: Event,
     /// Changed with `waiting` locked.
     is_over: AtomicBool,
+    /// Workers that leave connections here.
+    accepting: AtomicUsize,
+}
+
+/// A worker's part of such a queue, which is over with the last: who waits is told, whatever became
+/// of the workers.
+pub(crate) struct Accepting(Arc<AcceptQueue>);
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        if self.0.accepting.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.end();
+        }
+    }
 }
 
 impl AcceptQueue {
+    /// Another worker leaves connections here.
+    pub(crate) fn begin(self: &Arc<AcceptQueue>) -> Accepting {
+        self.accepting.fetch_add(1, Ordering::AcqRel);
+        Accepting(Arc::clone(self))
+    }
+
     pub(crate) fn listen(&self) -> EventListener {
         self.changed.listen()
     }

@@ -216,6 +216,12 @@ fn a_server_that_lies_is_found_out() {
         with_chunk(vec![Message::ListEnd {}]),
         with_chunk(vec![Message::Listing(Vec::new())]),
         vec![welcome(), size(), Message::Finished {}],
+        vec![
+            welcome(),
+            Message::FileSize {
+                size_bytes: 1 << 62,
+            },
+        ],
     ];
     for said in lies {
         let shown = format!("{:?}", said.last());

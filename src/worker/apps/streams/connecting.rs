@@ -225,6 +225,7 @@ impl Worker {
         // The handshake, resumed or not, lets those in, too, who may only transfer files.
         if !programs.is_some_and(|programs| (programs.trust)(&peer)) {
             let reason = "not let in for this protocol";
+            self.tell_refused(key, &peer, reason);
             return self
                 .connections
                 .close(&self.io, key, code::UNAUTHORISED, reason);

@@ -66,7 +66,7 @@ impl Worker {
     }
 
     /// Says in the log which peer was not let in.
-    fn tell_refused(&mut self, key: usize, peer: &Fingerprint, why: &str) {
+    pub(crate) fn tell_refused(&mut self, key: usize, peer: &Fingerprint, why: &str) {
         if let Some(connection) = self.connections.get(key) {
             let refused = Refused {
                 who: Who::Peer(*peer),

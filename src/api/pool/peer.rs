@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::circuit::{Circuit, PROVEN_AFTER};
+use super::circuit::{Circuit, PROVEN_AFTER, pause};
 use super::config::ConnectionPoolConfig;
 use super::errors::{PeerFailure, PoolError};
 use super::events::{PoolEvent, PoolEventKind, PoolStatistics};
@@ -310,7 +310,8 @@ impl PoolPeer {
         true
     }
 
-    /// A dial failed, and all who wait hear why.
+    /// A dial failed, and all who wait hear why. But where too many are under way in this process
+    /// the peer has no part in it: they wait on.
     pub(super) fn dial_failed(
         &mut self,
         now: Instant,
@@ -321,15 +322,17 @@ impl PoolPeer {
             return;
         }
         desk.open -= 1;
+        if error == ConnectError::Busy {
+            // Of many peers that found no room not all come back at once.
+            let random = desk.random();
+            self.circuit.put_off(now + pause(&desk.config, 0, random));
+            return;
+        }
         desk.counts.failed_dials += 1;
-        let is_busy = error == ConnectError::Busy;
         let failure = PeerFailure::Connect(error);
         self.tell(desk, PoolEventKind::Failed(failure.clone()));
         self.refuse_all(desk, &failure.clone().into());
-        match is_busy {
-            true => self.circuit.put_off(now + desk.config.backoff_initial),
-            false => self.failed(now, failure, desk),
-        }
+        self.failed(now, failure, desk);
     }
 
     fn failed(&mut self, now: Instant, why: PeerFailure, desk: &mut PoolDesk) {

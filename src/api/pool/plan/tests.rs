@@ -336,6 +336,37 @@ fn a_dial_that_fails_fails_all_and_the_next_waits() {
 }
 
 #[test]
+fn who_waits_for_a_busy_engine_waits_on() {
+    let names: Vec<_> = (0..40).map(|at| peer(&format!("peer {at}"))).collect();
+    let mut world = World::new(ConnectionPoolConfig::default(), 12);
+    for name in &names {
+        let _ = world.get(name);
+    }
+    for _ in 0..5 {
+        for (dial, name) in std::mem::take(&mut world.dials) {
+            let busy = (dial, ConnectError::Busy);
+            world.plan.dial_failed(world.now, &name, busy);
+        }
+        world.turn();
+        assert!(world.dials.is_empty(), "not at once");
+        assert_eq!((world.waiting.len(), world.refused.len()), (40, 0));
+        let initial = world.plan.desk.config.backoff_initial;
+        world.pass(initial * 3 / 4);
+        assert!((5..=35).contains(&world.dials.len()), "not all together");
+        world.pass(initial);
+    }
+    for name in &names {
+        world.dialled(name, true);
+    }
+    assert_eq!(
+        (world.given.len(), world.statistics().failed_dials),
+        (40, 0)
+    );
+    let is_failure = |kind: &PoolEventKind| matches!(kind, PoolEventKind::Failed(_));
+    assert!(!world.told.iter().any(is_failure));
+}
+
+#[test]
 fn another_key_is_not_hammered() {
     let a = peer("a");
     let config = ConnectionPoolConfig::default();

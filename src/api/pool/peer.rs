@@ -234,10 +234,21 @@ impl PoolPeer {
 
     /// What a caller was to be given is over. It has its place in the order again: callers have
     /// their numbers as they come.
-    pub(super) fn wait_again(&mut self, caller: WaitingCaller, desk: &mut PoolDesk) {
+    pub(super) fn wait_again(&mut self, now: Instant, caller: WaitingCaller, desk: &mut PoolDesk) {
         desk.waiting += 1;
         let at = self.callers.partition_point(|it| it.number < caller.number);
         self.callers.insert(at, caller);
+        self.refuse_if_open(now, desk);
+    }
+
+    /// Who waits is told as who comes now would be: an open circuit may stay so for longer than
+    /// they wait.
+    fn refuse_if_open(&mut self, now: Instant, desk: &mut PoolDesk) {
+        if self.dial.is_none()
+            && let Some(refusal) = self.refusal(now)
+        {
+            self.refuse_all(desk, &refusal);
+        }
     }
 
     pub(super) fn refuse_all(&mut self, desk: &mut PoolDesk, error: &PoolError) {
@@ -388,6 +399,7 @@ impl PoolPeer {
             let failure = PeerFailure::EndedAtOnce(why);
             self.member_failed(now, member.connected_at, failure, desk);
         }
+        self.refuse_if_open(now, desk);
     }
 
     /// A caller does not need a connection any more. `keeps`: it stays in the pool.
@@ -451,6 +463,7 @@ impl PoolPeer {
         self.tell(desk, PoolEventKind::Unhealthy);
         let failure = PeerFailure::Unhealthy(timeout);
         self.member_failed(now, connected_at, failure, desk);
+        self.refuse_if_open(now, desk);
     }
 
     /// Does what is due, dials apart.

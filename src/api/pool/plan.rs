@@ -119,7 +119,7 @@ impl PoolPlan {
     pub(super) fn wait_again(&mut self, now: Instant, name: &Arc<PeerName>, caller: WaitingCaller) {
         let known = self.check_open().and_then(|()| self.make_known(now, name));
         match (known, self.peers.get_mut(name)) {
-            (Ok(()), Some(peer)) => peer.wait_again(caller, &mut self.desk),
+            (Ok(()), Some(peer)) => peer.wait_again(now, caller, &mut self.desk),
             (Ok(()), None) => {}
             (Err(error), _) => {
                 let caller = caller.number;

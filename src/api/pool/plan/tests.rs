@@ -543,6 +543,33 @@ fn an_outage_counts_once_however_many_connections_it_ends() {
 }
 
 #[test]
+fn who_waits_is_told_when_the_last_connection_opens_the_circuit() {
+    let a = peer("a");
+    for is_frozen in [true, false] {
+        let config = ConnectionPoolConfig {
+            failure_threshold: 1,
+            max_connections_per_peer: 1,
+            max_callers_per_connection: 1,
+            ..ConnectionPoolConfig::default()
+        };
+        let mut world = World::new(config.clone(), 3);
+        let _ = world.get(&a);
+        world.dialled(&a, true);
+        assert!(matches!(world.get(&a), Ok(PoolPlace::Waits(_))));
+        let (&connection, _) = world.connections.first_key_value().unwrap();
+        if is_frozen {
+            world.frozen.insert(connection);
+            world.pass(config.health_interval + config.health_timeout);
+        } else {
+            world.ended(connection);
+        }
+        assert!(world.waiting.is_empty(), "frozen: {is_frozen}");
+        let is_told = matches!(&world.refused[..], [PoolError::CircuitOpen { .. }]);
+        assert!(is_told, "{:?}", world.refused);
+    }
+}
+
+#[test]
 fn room_is_made_for_who_waits() {
     let names = ["a", "b", "c", "d"].map(peer);
     let mut world = World::new(small(), 4);

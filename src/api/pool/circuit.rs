@@ -282,6 +282,17 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_not_found_may_be_tried_again() {
+        let (name, why) = ("host:1".to_owned(), "no server answers".to_owned());
+        let failure = PeerFailure::Connect(ConnectError::Name { name, why });
+        assert!(failure.is_retryable());
+        let config = ConnectionPoolConfig::default();
+        let mut circuit = Circuit::new();
+        let now = crate::engine::now();
+        assert_eq!(circuit.failed(now, failure, (&config, 0)), None);
+    }
+
+    #[test]
     fn failures_far_apart_are_in_a_row_only_where_nothing_lasts() {
         let config = ConnectionPoolConfig::default();
         let hour = Duration::from_secs(3600);

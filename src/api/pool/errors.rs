@@ -22,22 +22,19 @@ pub enum PeerFailure {
 }
 
 impl PeerFailure {
-    /// Whether another dial may succeed without anything being changed here or there.
+    /// Whether another dial may succeed without anything being changed here or there. A name that
+    /// is not found may be back in a moment: its server may be what does not answer.
     pub fn is_retryable(&self) -> bool {
         match self {
+            PeerFailure::Connect(ConnectError::Name { .. }) => true,
             PeerFailure::Connect(error) => error.is_retryable(),
             PeerFailure::EndedAtOnce(_) | PeerFailure::Unhealthy(_) => true,
         }
     }
 
-    /// Whether one such failure is enough to think that the next dial fails, too. A name that is
-    /// not found may be back in a moment.
+    /// Whether one such failure is enough to think that the next dial fails, too.
     pub(super) fn is_lasting(&self) -> bool {
-        match self {
-            PeerFailure::Connect(ConnectError::Name { .. }) => false,
-            PeerFailure::Connect(error) => !error.is_retryable(),
-            PeerFailure::EndedAtOnce(_) | PeerFailure::Unhealthy(_) => false,
-        }
+        !self.is_retryable()
     }
 }
 

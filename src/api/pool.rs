@@ -63,7 +63,7 @@ pub use shared::PooledConnection;
 /// send.write_all(b"request").await?;
 /// send.finish()?;
 /// let answer = receive.read_to_end(1 << 20).await?;
-/// drop(connection); // Its place is somebody else's.
+/// drop(connection); // Behind its streams: its place is somebody else's.
 /// # Ok(()) }
 /// ```
 ///
@@ -97,6 +97,9 @@ impl ConnectionPool {
 
     /// A connection to `HOST:PORT`, and a place on it; at once, if one has room. The future does
     /// not borrow the pool, and does nothing before it is polled.
+    ///
+    /// The place is to be kept as long as the streams that are opened on it: the pool does not see
+    /// streams, and closes a connection on which nobody has a place, whatever goes over it.
     ///
     /// # Errors
     /// [`PoolError`] says which may be tried again.
@@ -146,7 +149,9 @@ impl ConnectionPool {
 
     /// Ends the pool: nobody gets a connection any more, who waits gets [`PoolError::Draining`],
     /// and what is not in use is closed. What is in use is closed when it comes back, or when
-    /// [`drain_timeout`] has passed. Gives how many connections were closed for that.
+    /// [`drain_timeout`] has passed. Gives how many connections were closed for that. A connection
+    /// is in use while somebody has a [`PooledConnection`]: streams that outlive theirs are cut off
+    /// at once.
     ///
     /// [`drain_timeout`]: ConnectionPoolConfig::drain_timeout
     ///

@@ -207,10 +207,13 @@ impl Drop for CallerWaits {
 /// A connection of a pool, and a place on it: other callers may have the same one. It is handed
 /// back when it is dropped.
 ///
+/// It is to be kept as long as the streams that were opened on it. Neither they nor a clone of the
+/// connection itself hold a place: once nobody has one, the pool closes the connection after
+/// [`idle_timeout`](super::ConnectionPoolConfig::idle_timeout), sooner where another peer needs the
+/// room or the pool is drained, and streams that are open still end with it.
+///
 /// Whoever is done with it drops it and leaves the connection open. Whoever finds it unusable
-/// closes it ([`Connection::close`]), and the pool makes another one when somebody needs it. A
-/// clone of the connection itself holds no place, and keeps the connection no longer than until the
-/// pool closes it.
+/// closes it ([`Connection::close`]), and the pool makes another one when somebody needs it.
 pub struct PooledConnection {
     shared: Arc<PoolShared>,
     name: Arc<PeerName>,

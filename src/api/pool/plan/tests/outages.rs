@@ -42,8 +42,8 @@ fn a_stop_of_this_process_is_no_silence_of_its_peers() {
     let (&connection, _) = world.connections.first_key_value().unwrap();
     // Answers lie unread whenever it goes on.
     world.frozen.insert(connection);
+    world.pass(config.health_interval);
     for late_ms in [100, 150, 500, 1999, 2000, 3000] {
-        world.pass(config.health_interval);
         let asked = world.asked;
         world.now += config.health_timeout + Duration::from_millis(late_ms);
         world.turn();
@@ -52,6 +52,7 @@ fn a_stop_of_this_process_is_no_silence_of_its_peers() {
         world.frozen.clear();
         world.pass(config.health_timeout);
         world.frozen.insert(connection);
+        world.pass(config.health_interval - config.health_timeout);
     }
     // A question that nobody sent is not judged, however long that lasts; once it is, it is.
     world.is_stuck = true;

@@ -214,7 +214,7 @@ fn hello(request: WireRequest) -> Message {
     })
 }
 
-fn requests() -> [Message; 4] {
+fn requests() -> [Message; 5] {
     let target = Bytes::from_static(b"in/box");
     let push = WireRequest::Push {
         target: target.clone(),
@@ -333,7 +333,7 @@ fn of_senders() -> [Message; 8] {
     ]
 }
 
-fn of_receivers() -> [Message; 8] {
+fn of_receivers() -> [Message; 11] {
     let meta = Meta {
         allocated_bytes: 70_000,
         kind: Kind::File,

@@ -13,7 +13,7 @@ use super::outgoing::{OutgoingParts, OutgoingTransfer};
 use super::pieces::{Readers, charge_of};
 use super::progress::{ProgressBoard, ProgressStream};
 use super::{CHUNKS_MAX, PROGRESS_TIMEOUT, check_buffer, check_streams, check_timeout};
-use crate::api::buffers::BufferPool;
+use crate::api::buffers::{BufferPool, BufferPoolStatistics};
 use crate::api::connection::Connection;
 use crate::api::file_reads::FileReads;
 use crate::api::permits::MemoryGate;
@@ -214,6 +214,11 @@ impl ParallelTransferManager {
     /// The most bytes of memory that were in use at any time: `max_buffer_size` at most.
     pub fn most_buffered_bytes(&self) -> usize {
         self.gate.most_used_bytes()
+    }
+
+    /// What the pooled buffers do: those of the memory in use that are the manager's own.
+    pub fn buffers(&self) -> BufferPoolStatistics {
+        self.buffers.statistics()
     }
 
     /// The connection.

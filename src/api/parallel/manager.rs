@@ -28,8 +28,9 @@ const READ_THREADS_MAX: usize = 4;
 ///
 /// - **Streams** are added while that brings more, as measured over each `bandwidth_window`; a step
 ///   up that did not pay is taken back, and those that have paid once stay: the same controller as
-///   rules the streams of `landro cp`. A stream carries `chunks_per_stream` chunks or `bytes_per_stream_target` bytes, then another takes its
-///   place. The receiver says how many it has memory for.
+///   rules the streams of `landro cp`. A stream carries `chunks_per_stream` chunks or
+///   `bytes_per_stream_target` bytes, then another takes its place. The receiver says how many it
+///   has memory for.
 /// - **Memory** is taken by permits, of `max_buffer_size` bytes in all: before a chunk is asked of
 ///   the provider, until the peer's transport has acknowledged it. A provider that is fast and a
 ///   peer that is slow cost no more.

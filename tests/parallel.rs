@@ -12,6 +12,8 @@ mod narrow;
 mod pair;
 #[path = "parallel/sides.rs"]
 mod sides;
+#[path = "parallel/turns.rs"]
+mod turns;
 
 use std::fs::{self, File};
 use std::future::poll_fn;
@@ -35,6 +37,13 @@ use pair::{BACKENDS, Pair, after, made_up, pair, pair_by, soon};
 use sides::{IntoFile, Kept, MadeUp, Ranges, Same, Tracked};
 
 const MIB: usize = 1 << 20;
+
+/// Waits until all buffers came back: the peer's last acknowledgement may be on its way.
+async fn come_back(in_use_bytes: impl Fn() -> usize) {
+    while in_use_bytes() > 0 {
+        after(Duration::from_millis(10)).await;
+    }
+}
 
 fn chunk(id: u64, size_bytes: usize) -> NeededChunk {
     let size_bytes = size_bytes as u64;
@@ -96,6 +105,15 @@ fn a_file_arrives_on_a_disk() {
         assert!(fs::read(&from).unwrap() == fs::read(&to).unwrap());
         assert!(receiver.most_buffered_bytes() <= 32 * MIB);
         assert!(manager.most_buffered_bytes() <= 128 * MIB);
+        // No buffer was taken without a permit, and all came back.
+        let (here, there) = (
+            manager.most_buffered_bytes(),
+            receiver.most_buffered_bytes(),
+        );
+        assert!((MIB..=here).contains(&manager.buffers().high_water_bytes));
+        assert!((MIB..=there).contains(&receiver.buffers().high_water_bytes));
+        soon(come_back(|| manager.buffers().in_use_bytes));
+        assert_eq!(receiver.buffers().in_use_bytes, 0);
     }
 }
 
@@ -383,9 +401,10 @@ fn a_transfer_may_be_dropped_at_any_await() {
         let (manager, receiver) = (manager(&pair, config), receiver(&pair, 16 * MIB));
         let chunks: Vec<_> = (0..24).map(|id| chunk(id, 150_000)).collect();
         let give = || manager.transfer_chunks(chunks.iter().copied(), MadeUp::default());
+        let (mut drops, mut told) = (0, 0);
         for polls in (0..12).chain((12..120).step_by(9)) {
             let sink = Kept::default();
-            let _ = soon(zip(dropped_after(polls, give()), async {
+            let (is_dropped, received) = soon(zip(dropped_after(polls, give()), async {
                 // It may not hear of a transfer that was dropped before its first word.
                 or(receiver.receive(&sink), async {
                     after(Duration::from_millis(50)).await;
@@ -393,6 +412,12 @@ fn a_transfer_may_be_dropped_at_any_await() {
                 })
                 .await
             }));
+            match received {
+                Ok(_) | Err(ParallelTransferError::Cancelled) => {}
+                Err(ParallelTransferError::PeerGaveUp { code: 0 }) if is_dropped => told += 1,
+                Err(other) => panic!("after {polls} polls, dropped {is_dropped}: {other:?}"),
+            }
+            drops += usize::from(is_dropped);
             // Whoever was not heard of before is served by the next one.
             let sink = Kept::default();
             let receives = async {
@@ -416,6 +441,9 @@ fn a_transfer_may_be_dropped_at_any_await() {
             assert!(done.iter().all(ChunkResult::is_delivered));
             sink.check(&chunks);
         }
+        assert!(drops >= 4 && told >= 2, "{drops} drops, {told} told");
+        soon(come_back(|| manager.buffers().in_use_bytes));
+        soon(come_back(|| receiver.buffers().in_use_bytes));
     }
 }
 

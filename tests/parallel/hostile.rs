@@ -197,6 +197,32 @@ fn a_sender_that_stands_still_is_not_waited_for() {
     stalled(&one, &[(begun, false)], "the rest of chunk 7 of 4 bytes");
 }
 
+/// Bytes of an announcement are no progress before it is whole, however often they come.
+#[test]
+fn an_announcement_that_drips_is_not_waited_for() {
+    let pair = pair(BackendChoice::Auto);
+    let receiver = receiver(&pair);
+    let drips = async {
+        let (mut say, _hear) = pair.here.open_bi().await.unwrap();
+        for byte in announcement(2, &[(7, 4)]) {
+            say.write_all(&[byte]).await.unwrap();
+            after(TIMEOUT / 4).await;
+        }
+        after(10 * TIMEOUT).await;
+        panic!("it was waited for");
+    };
+    let done = soon(or(receiver.receive(&MadeUpSink), drips));
+    match done {
+        Err(ParallelTransferError::Stalled { waits_for, .. }) => {
+            assert!(
+                waits_for.contains("to say which chunks come"),
+                "{waits_for}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Streams without a chunk are no progress, however many they are.
 #[test]
 fn empty_streams_are_no_progress() {
@@ -241,6 +267,9 @@ fn more_streams_than_agreed_wait() {
     );
     let most = receiver.most_buffered_bytes();
     assert!(most <= 1 << 20, "{most}");
+    let buffers = receiver.buffers();
+    assert!((250_000..=most).contains(&buffers.high_water_bytes));
+    assert_eq!(buffers.in_use_bytes, 0);
     assert!(sink.chunks.lock().unwrap().is_empty());
     // The same handles are good for a right transfer.
     let config = ParallelTransferConfig::default();

@@ -13,7 +13,7 @@ use super::outgoing::{OutgoingParts, OutgoingTransfer};
 use super::pieces::{Readers, charge_of};
 use super::progress::{ProgressBoard, ProgressStream};
 use super::{CHUNKS_MAX, PROGRESS_TIMEOUT, check_buffer, check_streams, check_timeout};
-use crate::api::buffers::BufferPool;
+use crate::api::buffers::{BufferPool, BufferPoolStatistics};
 use crate::api::connection::Connection;
 use crate::api::file_reads::FileReads;
 use crate::api::permits::MemoryGate;
@@ -28,8 +28,9 @@ const READ_THREADS_MAX: usize = 4;
 ///
 /// - **Streams** are added while that brings more, as measured over each `bandwidth_window`; a step
 ///   up that did not pay is taken back, and those that have paid once stay: the same controller as
-///   rules the streams of `landro cp`. A stream carries `chunks_per_stream` chunks or `bytes_per_stream_target` bytes, then another takes its
-///   place. The receiver says how many it has memory for.
+///   rules the streams of `landro cp`. A stream carries `chunks_per_stream` chunks or
+///   `bytes_per_stream_target` bytes, then another takes its place. The receiver says how many it
+///   has memory for.
 /// - **Memory** is taken by permits, of `max_buffer_size` bytes in all: before a chunk is asked of
 ///   the provider, until the peer's transport has acknowledged it. A provider that is fast and a
 ///   peer that is slow cost no more.
@@ -214,6 +215,11 @@ impl ParallelTransferManager {
     /// The most bytes of memory that were in use at any time: `max_buffer_size` at most.
     pub fn most_buffered_bytes(&self) -> usize {
         self.gate.most_used_bytes()
+    }
+
+    /// What the pooled buffers do: those of the memory in use that are the manager's own.
+    pub fn buffers(&self) -> BufferPoolStatistics {
+        self.buffers.statistics()
     }
 
     /// The connection.

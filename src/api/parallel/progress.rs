@@ -36,8 +36,8 @@ pub(super) struct ProgressBoard {
     state: Mutex<BoardState>,
     /// For who watches.
     changed: Event,
-    /// For the transfer. It is another event: a transfer that listened to its own numbers would wake
-    /// itself with each of them.
+    /// For the transfer. It is another event: a transfer that listened to its own numbers would
+    /// wake itself with each of them.
     cancelled: Event,
 }
 

@@ -18,7 +18,7 @@ use super::framing::{
 };
 use super::incoming::{IncomingParts, IncomingTransfer, charge_of_arriving};
 use super::{CHUNKS_MAX, PROGRESS_TIMEOUT, check_buffer, check_streams, check_timeout};
-use crate::api::buffers::BufferPool;
+use crate::api::buffers::{BufferPool, BufferPoolStatistics};
 use crate::api::connection::Connection;
 use crate::api::permits::MemoryGate;
 use crate::api::stream::{RecvStream, SendStream};
@@ -220,6 +220,11 @@ impl ParallelReceiver {
     /// The most bytes of memory that were in use at any time: `max_buffer_size` at most.
     pub fn most_buffered_bytes(&self) -> usize {
         self.gate.most_used_bytes()
+    }
+
+    /// What the pooled buffers do: those of the memory in use that are the receiver's own.
+    pub fn buffers(&self) -> BufferPoolStatistics {
+        self.buffers.statistics()
     }
 
     /// The connection.

@@ -132,7 +132,9 @@ impl EngineBuilder {
     ///
     /// Trap: whoever recorded such a first flight can send it again, from anywhere, and this
     /// program reads it again, as often as that is done ([`RecvStream::is_early`] says what may be
-    /// such). So nothing early may change anything. The peer is asked for trust before any of it is
+    /// such). The time on the ticket bounds that to about a minute after the recording, for TLS
+    /// takes no early data of one that is more than 60 s off. So nothing early may change
+    /// anything. Recordings may take all 128 places of those that wait to be accepted. The peer is asked for trust before any of it is
     /// read; a connection whose handshake does not come to an end is over after
     /// [`QuicConfig`]'s handshake timeout.
     ///
@@ -269,8 +271,9 @@ impl Engine {
     /// As [`Engine::connect`], for requests whose repetition changes nothing: where this engine was
     /// connected to the same `to` within the last hour and that peer gave it a ticket, the
     /// connection is there at once, at the address that answered then, and what is sent in it
-    /// travels before the handshake is complete, at most 16 KiB (0-RTT, RFC 9001 §4.6). Whoever
-    /// records that can have the peer's program read it again.
+    /// travels before the handshake is complete (0-RTT, RFC 9001 §4.6): at most 16 KiB in 16 pieces
+    /// and 8 streams. More streams and all datagrams wait until it is. Whoever records what travels
+    /// early can have the peer's program read it again.
     ///
     /// A peer that does not take it early ([`EngineBuilder::accept_early`]) reads it all the same:
     /// it is sent again when the handshake is complete. [`Connection::early_data_accepted`] says

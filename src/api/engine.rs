@@ -18,7 +18,7 @@ use crate::config::QuicConfig;
 use crate::engine::{BackendChoice, Embedded, EmbeddedConfig, ServedDirectory};
 use crate::ids::Fingerprint;
 use crate::proto::session::{Grant, Transfer};
-use crate::quic::{Identity, Trust};
+use crate::quic::{EARLY_BYTES_MAX, EARLY_STREAMS_MAX, Identity, Trust};
 use crate::worker::{Answer, Authorize, ConnectFailure, PeerAccess, Ticket};
 
 /// What a program speaks that does not say.
@@ -179,7 +179,7 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// A protocol has no name that can be used; an address cannot be had; a worker cannot be
-    /// started.
+    /// started; with [`EngineBuilder::accept_early`], windows below 16 KiB or fewer than 8 streams.
     pub fn start(self) -> Result<Engine, StartError> {
         let is_name = |name: &Vec<u8>| {
             (1..=255).contains(&name.len()) && name.as_slice() != crate::quic::TRANSFER_PROTOCOL
@@ -191,6 +191,10 @@ impl EngineBuilder {
             true => vec![DEFAULT_PROTOCOL.to_vec()],
             false => self.protocols,
         };
+        if self.accepts_early {
+            let bytes = EARLY_BYTES_MAX as u64;
+            self.quic.checked_for_early(bytes, EARLY_STREAMS_MAX)?;
+        }
         let identity = match self.identity {
             Some(identity) => identity,
             None => Identity::generate().map_err(StartError::Identity)?,

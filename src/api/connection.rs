@@ -13,7 +13,8 @@ use crate::ids::Fingerprint;
 use crate::quic::StreamDirection;
 use crate::worker::{Attached, ConnectionStatistics, Hold, Pipe};
 
-/// A connection to a peer whose key is proven. A clone is another handle to the same one.
+/// A connection to a peer whose key is proven, or will be when the handshake is complete where it
+/// began early ([`Connection::is_early`]). A clone is another handle to the same one.
 ///
 /// It is closed with code 0 when its last handle is dropped, streams included: what the peer has
 /// not read then may be lost, so an answer of its program is what to wait for.
@@ -33,12 +34,14 @@ impl Connection {
         &self.0.0
     }
 
-    /// The key that the peer has proven to have.
+    /// The key that the peer has proven to have. While [`Connection::is_early`] it is the one that
+    /// the resumed session was begun with: what comes may be a recording, played by anybody.
     pub fn peer(&self) -> Fingerprint {
         self.attached().facts.peer
     }
 
-    /// Where the peer was when the handshake was complete.
+    /// Where the peer was when the handshake was complete. Of one that began early, where its first
+    /// packet came from, which is not proven while [`Connection::is_early`].
     pub fn peer_address(&self) -> SocketAddr {
         self.attached().facts.address
     }
@@ -87,7 +90,8 @@ impl Connection {
     }
 
     /// Closes it: the peer is told the code, below 2^62, and at most 256 bytes of the reason. What
-    /// was written and not acknowledged may be lost. Of several calls the first counts. A process
+    /// was written and not acknowledged may be lost. While [`Connection::is_early`] it is told that
+    /// it is closed, but not the code nor the reason, which only a proven peer may read. Of several calls the first counts. A process
     /// that ends at once may end before the peer is told: [`Engine::shut_down`] waits for that.
     ///
     /// [`Engine::shut_down`]: super::Engine::shut_down

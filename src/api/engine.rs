@@ -18,7 +18,7 @@ use crate::config::QuicConfig;
 use crate::engine::{BackendChoice, Embedded, EmbeddedConfig, ServedDirectory};
 use crate::ids::Fingerprint;
 use crate::proto::session::{Grant, Transfer};
-use crate::quic::{Identity, Trust};
+use crate::quic::{EARLY_BYTES_MAX, EARLY_STREAMS_MAX, Identity, Trust};
 use crate::worker::{Answer, Authorize, ConnectFailure, PeerAccess, Ticket};
 
 /// What a program speaks that does not say.
@@ -132,7 +132,9 @@ impl EngineBuilder {
     ///
     /// Trap: whoever recorded such a first flight can send it again, from anywhere, and this
     /// program reads it again, as often as that is done ([`RecvStream::is_early`] says what may be
-    /// such). So nothing early may change anything. The peer is asked for trust before any of it is
+    /// such). The time on the ticket bounds that to about a minute after the recording, for TLS
+    /// takes no early data of one that is more than 60 s off. So nothing early may change
+    /// anything. Recordings may take all 128 places of those that wait to be accepted. The peer is asked for trust before any of it is
     /// read; a connection whose handshake does not come to an end is over after
     /// [`QuicConfig`]'s handshake timeout.
     ///
@@ -177,7 +179,7 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// A protocol has no name that can be used; an address cannot be had; a worker cannot be
-    /// started.
+    /// started; with [`EngineBuilder::accept_early`], windows below 16 KiB or fewer than 8 streams.
     pub fn start(self) -> Result<Engine, StartError> {
         let is_name = |name: &Vec<u8>| {
             (1..=255).contains(&name.len()) && name.as_slice() != crate::quic::TRANSFER_PROTOCOL
@@ -189,6 +191,10 @@ impl EngineBuilder {
             true => vec![DEFAULT_PROTOCOL.to_vec()],
             false => self.protocols,
         };
+        if self.accepts_early {
+            let bytes = EARLY_BYTES_MAX as u64;
+            self.quic.checked_for_early(bytes, EARLY_STREAMS_MAX)?;
+        }
         let identity = match self.identity {
             Some(identity) => identity,
             None => Identity::generate().map_err(StartError::Identity)?,
@@ -269,8 +275,9 @@ impl Engine {
     /// As [`Engine::connect`], for requests whose repetition changes nothing: where this engine was
     /// connected to the same `to` within the last hour and that peer gave it a ticket, the
     /// connection is there at once, at the address that answered then, and what is sent in it
-    /// travels before the handshake is complete, at most 16 KiB (0-RTT, RFC 9001 §4.6). Whoever
-    /// records that can have the peer's program read it again.
+    /// travels before the handshake is complete (0-RTT, RFC 9001 §4.6): at most 16 KiB in 16 pieces
+    /// and 8 streams. More streams and all datagrams wait until it is. Whoever records what travels
+    /// early can have the peer's program read it again.
     ///
     /// A peer that does not take it early ([`EngineBuilder::accept_early`]) reads it all the same:
     /// it is sent again when the handshake is complete. [`Connection::early_data_accepted`] says

@@ -72,6 +72,31 @@ impl QuicConfig {
         Ok((self, corrections))
     }
 
+    /// Whether peers that send early, which know what this host allowed them before, are allowed as
+    /// much as they send without asking.
+    ///
+    /// # Errors
+    /// They are not.
+    pub(crate) fn checked_for_early(&self, bytes: u64, streams: u64) -> Result<(), ConfigError> {
+        for (what, window) in [
+            ("stream_receive_window", self.stream_receive_window_bytes),
+            ("receive_window", self.receive_window_bytes),
+        ] {
+            let why = "with accept_early a peer sends 16 KiB before it hears from us; let it be \
+                       that or more, or leave accept_early off";
+            refuse(what, window, window < bytes, why)?;
+        }
+        for (what, most) in [
+            ("max_bidi_streams", self.max_bidi_streams),
+            ("max_uni_streams", self.max_uni_streams),
+        ] {
+            let why = "with accept_early a peer opens 8 streams before it hears from us; let it be \
+                       that or more, none at all, or leave accept_early off";
+            refuse(what, most, (1..streams).contains(&most), why)?;
+        }
+        Ok(())
+    }
+
     fn refuse_impossible_sizes(&self) -> Result<(), ConfigError> {
         for (what, bytes) in [
             ("stream_receive_window", self.stream_receive_window_bytes),

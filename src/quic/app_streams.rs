@@ -68,7 +68,8 @@ impl Conn {
         match direction {
             StreamDirection::Unidirectional => self.open_uni(),
             StreamDirection::Bidirectional => {
-                if !self.is_established() || self.quiche.peer_streams_left_bidi() == 0 {
+                let is_open = self.is_established() && self.may_open();
+                if !is_open || self.quiche.peer_streams_left_bidi() == 0 {
                     return None;
                 }
                 let stream = self.next_bidi * 4 + u64::from(self.quiche.is_server());
@@ -153,8 +154,11 @@ impl Conn {
     /// Queues a datagram.
     ///
     /// # Errors
-    /// It is too large, or as many wait as may.
+    /// It is too large, or as many wait as may, and none before the handshake is complete.
     pub fn send_datagram(&mut self, bytes: &[u8]) -> Result<(), DatagramRefusal> {
+        if self.sends_early() {
+            return Err(DatagramRefusal::Full);
+        }
         match self.quiche.act().dgram_send(bytes) {
             Ok(()) => Ok(()),
             Err(quiche::Error::Done) => Err(DatagramRefusal::Full),

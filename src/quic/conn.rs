@@ -15,7 +15,7 @@ use super::path::PathSnapshot;
 use super::reason::{APPLICATION_ERROR, QuicError, closed_by_peer, closed_by_us};
 use super::route::{NewConn, ResetTokens, Router};
 use super::setup::{Setup, begin_diagnosis};
-use super::share::Share;
+use super::share::{PeerIs, Share};
 use super::unsent::Unsent;
 use super::whereabouts::Whereabouts;
 use crate::carrier::{
@@ -300,7 +300,7 @@ impl Conn {
         self.packets_received += 1;
         self.sending.unsent.received();
         let one_rtt = datagram[0] & 0x80 == 0;
-        if !one_rtt && !self.share.admits_long_header() {
+        if !one_rtt && !self.share.admits_long_header(datagram[0]) {
             return Ok(());
         }
         let is_news = self.quiche.is_server() && self.whereabouts.is_news(from);
@@ -588,7 +588,13 @@ impl Conn {
     /// bytes.
     pub fn close(&mut self, code: u64, reason: &[u8]) {
         let reason = &reason[..reason.len().min(MAX_REASON_BYTES)];
-        if self.quiche.act().close(true, code, reason).is_ok() {
+        let closed = match self.is_early() {
+            // The program's words cannot be read before the handshake is complete, nor may they be
+            // said (RFC 9000 §10.2.3); quiche takes them all the same, and says nothing.
+            true => self.quiche.act().close(false, APPLICATION_ERROR, b""),
+            false => self.quiche.act().close(true, code, reason),
+        };
+        if closed.is_ok() {
             self.closed_as = Some(CloseReason::Local {
                 code,
                 reason: String::from_utf8_lossy(reason).into_owned(),
@@ -660,7 +666,15 @@ impl Conn {
     }
 
     fn share_bytes(&self) -> u64 {
-        self.share.bytes(self.is_proven())
+        // A client chose whom it sends early data to. Of a server it is kept after a refusal, too,
+        // so that the peer hears why.
+        let peer = match (self.is_proven(), self.early.peer) {
+            (true, _) => PeerIs::Known,
+            (false, Some(_)) if !self.is_server() => PeerIs::Known,
+            (false, Some(_)) => PeerIs::Early,
+            (false, None) => PeerIs::Stranger,
+        };
+        self.share.bytes(peer)
     }
 
     /// Whether the peer has made us keep more than any honest one does: to be closed and forgotten

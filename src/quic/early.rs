@@ -9,8 +9,9 @@ pub(super) struct Early {
     /// word.
     pub peer: Option<Fingerprint>,
     pub protocol: Vec<u8>,
-    /// Stream bytes that left.
+    /// Stream bytes that left, and in how many writes.
     pub bytes: usize,
+    pub writes: u32,
 }
 
 impl Early {
@@ -20,6 +21,7 @@ impl Early {
             peer: None,
             protocol: Vec::new(),
             bytes: 0,
+            writes: 0,
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use super::conn::{Conn, ConnPhase};
-use crate::carrier::CRYPTO_ERROR;
+use crate::carrier::{Alpn, CRYPTO_ERROR};
 use crate::ids::Fingerprint;
 
 /// BoringSSL's `ssl_early_data_accepted`.
@@ -19,10 +19,28 @@ const EARLY_DATA_ACCEPTED: u32 = 2;
 /// which the ticket names. Such a server would take more for a broken promise.
 pub const EARLY_BYTES_MAX: usize = 16 << 10;
 
+/// Writes that leave early, each of which may be a packet of its own: a server looks at so many
+/// packets of early data and at no more (`share::MAX_EARLY_DATAGRAMS`).
+const EARLY_WRITES_MAX: u32 = 16;
+
+/// Streams that a client opens early: each takes memory of a server that does not know it yet.
+pub const EARLY_STREAMS_MAX: u64 = 8;
+
 impl Conn {
     /// Whether data travels though the handshake is not complete.
     pub fn is_early(&self) -> bool {
         matches!(self.phase, ConnPhase::Early { .. })
+    }
+
+    /// Whether what we send now is early data. Datagrams wait meanwhile, for those that are not
+    /// taken early are lost.
+    pub(super) fn sends_early(&self) -> bool {
+        self.is_early() && !self.is_server()
+    }
+
+    /// Whether one more stream may be opened now.
+    pub(super) fn may_open(&self) -> bool {
+        !self.sends_early() || self.next_bidi + self.next_uni < EARLY_STREAMS_MAX
     }
 
     /// Whose session is resumed, once data travels early.
@@ -41,6 +59,12 @@ impl Conn {
     /// sent: TLS asks nobody when it resumes a session.
     pub(super) fn advance_early(&mut self, deadline: Instant) {
         if !self.early.allowed || self.is_early() || !self.quiche.is_in_early_data() {
+            return;
+        }
+        if self.alpn() == Alpn::Landro1 {
+            // A transfer begins when the handshake is complete, whatever else the same server takes
+            // early.
+            self.early.allowed = false;
             return;
         }
         match self.certificate_of_peer() {
@@ -72,15 +96,17 @@ impl Conn {
 
     /// How much of so many bytes may leave now.
     pub(super) fn bounded_early(&self, bytes: usize) -> usize {
-        match self.is_early() && !self.is_server() {
+        match self.sends_early() {
+            true if self.early.writes >= EARLY_WRITES_MAX => 0,
             true => bytes.min(EARLY_BYTES_MAX - self.early.bytes),
             false => bytes,
         }
     }
 
     pub(super) fn count_early(&mut self, bytes: usize) {
-        if self.is_early() && !self.is_server() {
+        if self.sends_early() {
             self.early.bytes += bytes;
+            self.early.writes += 1;
         }
     }
 }

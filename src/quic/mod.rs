@@ -34,7 +34,7 @@ pub use crate::carrier::{ALPN as TRANSFER_PROTOCOL, Alpn, CloseReason, ConnState
 pub use crate::identity::{Identity, Trust};
 pub use app_streams::{DatagramRefusal, SendState, StreamDirection};
 pub use conn::{Accept, Conn, Connect};
-pub use first_flight::EARLY_BYTES_MAX;
+pub use first_flight::{EARLY_BYTES_MAX, EARLY_STREAMS_MAX};
 pub use kept::STOPPED_MAX;
 #[cfg(feature = "internals")]
 pub use landro_sys::gso::{MAX_SEGMENTS, Run};

@@ -27,7 +27,8 @@ impl Conn {
     /// established, or as many are open as the peer allows; it allows more as old ones end.
     pub fn open_uni(&mut self) -> Option<u64> {
         let stream = self.next_uni * 4 + 2 + u64::from(self.quiche.is_server());
-        if !self.is_established() || self.quiche.peer_streams_left_uni() == 0 {
+        let is_open = self.is_established() && self.may_open();
+        if !is_open || self.quiche.peer_streams_left_uni() == 0 {
             return None;
         }
         if !Outgoing::prioritise(&mut self.quiche, stream) {

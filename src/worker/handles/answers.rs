@@ -217,14 +217,23 @@ impl AcceptQueue {
         self.changed.notify(usize::MAX);
     }
 
-    /// Gives back what finds no place.
-    pub(crate) fn leave(&self, hold: Hold) -> Result<(), Hold> {
-        let mut waiting = self.waiting();
+    /// Whether another would find a place.
+    pub(crate) fn has_room(&self) -> bool {
+        self.makes_room(&mut self.waiting())
+    }
+
+    fn makes_room(&self, waiting: &mut VecDeque<Hold>) -> bool {
         if waiting.len() >= WAITING_MAX {
             // Who came and went waits for nothing.
             waiting.retain(|hold| hold.0.end().is_none());
         }
-        if waiting.len() >= WAITING_MAX || self.is_over() {
+        waiting.len() < WAITING_MAX && !self.is_over()
+    }
+
+    /// Gives back what finds no place.
+    pub(crate) fn leave(&self, hold: Hold) -> Result<(), Hold> {
+        let mut waiting = self.waiting();
+        if !self.makes_room(&mut waiting) {
             return Err(hold);
         }
         waiting.push_back(hold);

@@ -199,7 +199,8 @@ impl StreamsApp {
             self.question = None;
         }
         let question = self.attached.question();
-        if question != self.questions {
+        // Before the handshake is complete there is no answer, and each question were a packet.
+        if question != self.questions && !conn.is_early() {
             self.questions = question;
             self.question = Some((question, received()));
             conn.keep_alive();

@@ -11,6 +11,10 @@ use crate::ids::Fingerprint;
 /// Tickets of an engine, of 2 kB each; then the oldest goes.
 const TICKETS_MAX: usize = 256;
 
+/// A ticket that is larger is not kept: its size is the peer's choice, and so many of them are 2
+/// MiB.
+const TICKET_BYTES_MAX: usize = 8 << 10;
+
 /// A ticket is kept for so long: who finds one, and the key in it, reads what was sent early with
 /// it.
 const TICKET_LASTS: Duration = Duration::from_secs(3600);
@@ -23,13 +27,23 @@ pub struct Ticket {
     pub(crate) kept_at: Instant,
 }
 
+impl Ticket {
+    fn is_fresh(&self, now: Instant) -> bool {
+        now < self.kept_at + TICKET_LASTS
+    }
+}
+
 /// The tickets of an engine, by what was connected to. Identity and protocols are the engine's.
 #[derive(Default)]
 pub struct Tickets(Mutex<HashMap<String, Ticket>>);
 
 impl Tickets {
     pub(super) fn keep(&self, to: &str, ticket: Ticket) {
+        if ticket.bytes.len() > TICKET_BYTES_MAX {
+            return;
+        }
         let mut tickets = self.tickets();
+        tickets.retain(|_, other| other.is_fresh(ticket.kept_at));
         if tickets.len() >= TICKETS_MAX && !tickets.contains_key(to) {
             let oldest = tickets.iter().min_by_key(|(_, ticket)| ticket.kept_at);
             if let Some(oldest) = oldest.map(|(to, _)| to.clone()) {
@@ -47,8 +61,7 @@ impl Tickets {
         trusts: impl Fn(&Fingerprint) -> bool,
     ) -> Option<Ticket> {
         let ticket = self.tickets().remove(to)?;
-        let is_fresh = now < ticket.kept_at + TICKET_LASTS;
-        Some(ticket).filter(|ticket| is_fresh && trusts(&ticket.peer))
+        Some(ticket).filter(|ticket| ticket.is_fresh(now) && trusts(&ticket.peer))
     }
 
     fn tickets(&self) -> MutexGuard<'_, HashMap<String, Ticket>> {
@@ -79,6 +92,19 @@ mod tests {
         assert!(!take(now + TICKET_LASTS, true));
         tickets.keep("a", ticket(now));
         assert!(!take(now, false));
+    }
+
+    #[test]
+    fn what_is_too_old_goes_with_the_next_and_what_is_too_large_is_not_kept() {
+        let (tickets, now) = (Tickets::default(), crate::worker::now());
+        tickets.keep("a", ticket(now));
+        let mut large = ticket(now);
+        large.bytes = vec![0; TICKET_BYTES_MAX + 1];
+        tickets.keep("b", large);
+        assert_eq!(tickets.tickets().len(), 1);
+        tickets.keep("c", ticket(now + TICKET_LASTS));
+        assert_eq!(tickets.tickets().len(), 1);
+        assert!(tickets.take("c", now, |_| true).is_some());
     }
 
     #[test]

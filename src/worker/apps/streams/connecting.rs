@@ -27,7 +27,7 @@ const DIALS_MAX: usize = 256;
 const ANOTHER_ANSWERED: &str = "another address answered before";
 const NOBODY_WAITS: &str = "nobody waits for this connection any more";
 const TOO_MANY: &str = "too many connections of this identity";
-pub(super) const NOBODY_ACCEPTS: &str = "as many connections wait to be accepted as may";
+const NOBODY_ACCEPTS: &str = "as many connections wait to be accepted as may";
 
 /// One peer that is being dialled.
 struct Dialling {

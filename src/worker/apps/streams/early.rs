@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::connecting::NOBODY_ACCEPTS;
 use crate::budget::MIN_WINDOW_BYTES;
 use crate::quic::{Alpn, EARLY_BYTES_MAX};
 use crate::worker::Worker;
@@ -39,11 +38,17 @@ impl Worker {
                 let Some(incoming) = programs.map(|programs| Arc::clone(&programs.incoming)) else {
                     return;
                 };
+                // Where nobody else may wait to be accepted, whoever is no recording asks again
+                // when its handshake is complete. A handle that is made and dropped wants a turn,
+                // so that it is looked at first.
+                if !incoming.has_room() {
+                    return;
+                }
                 let Some((hold, app)) = self.attach(key, peer) else {
                     return;
                 };
                 if incoming.leave(hold).is_err() {
-                    return self.connections.close(&self.io, key, 0, NOBODY_ACCEPTS);
+                    return;
                 }
                 let connection = self.connections.get_mut(key);
                 if let Some(App::Undecided(Handshake::Accepted { early, .. })) =

@@ -8,6 +8,7 @@ mod handshaken;
 mod order;
 mod pipe;
 mod running;
+mod running_stream;
 mod tickets;
 mod told;
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::attached::Attached;
 use super::order::SendOrder;
 use super::pipe::{Pipe, ReadBytes, ReceivePhase, SendPhase, ToSend};
+use super::running_stream::{Fed, RunningStream, Sends};
 use super::tickets::Tickets;
 use super::told::ToldEvents;
 use crate::quic::{
@@ -21,9 +22,6 @@ use crate::quic::{
 /// Stream bytes that may wait unsent in the transport: what waits for long is cold in cache when it
 /// is sealed.
 const UNSENT_BYTES: usize = 128 << 10;
-
-/// What is taken of a stream at a time, before another has its turn.
-const PIECE_BYTES: usize = 64 << 10;
 
 /// What one read brings at most.
 const READ_BYTES: usize = 64 << 10;
@@ -44,15 +42,6 @@ const UNREAD_MAX: usize = 64;
 
 /// Reads in one turn, before other connections have theirs.
 const READS_PER_TURN: usize = 16;
-
-/// How long the last byte of a stream waits for an end to go with it, where one that goes alone has
-/// to wait for all acknowledgements.
-const LAST_BYTE_WAITS: Duration = Duration::from_millis(1);
-
-/// An end that goes alone waits for so many round trips, and not less than so long, where something
-/// of its stream may have been sent twice: by then it is acknowledged, or lost.
-const QUIET_ROUND_TRIPS: u32 = 3;
-const QUIET_AT_LEAST: Duration = Duration::from_millis(10);
 
 /// How old statistics may be.
 const MEASURED_EVERY: Duration = Duration::from_millis(100);
@@ -94,40 +83,6 @@ impl Drop for StreamsApp {
     fn drop(&mut self) {
         self.end(CloseReason::GivenUp("its worker ended".to_owned()));
     }
-}
-
-/// One stream.
-struct RunningStream {
-    pipe: Arc<Pipe>,
-    /// What was taken of it and found no room.
-    rest: Option<(Bytes, bool)>,
-    /// Until when that is kept back, or its end.
-    waits_until: Option<Instant>,
-    /// What [`Conn::losses`] said before anything was sent.
-    losses_before: u64,
-    /// Shared by all that is not acknowledged.
-    mark: Arc<()>,
-    sends: Sends,
-    urgency: u8,
-    is_receiving: bool,
-    /// Its end is here, and its handle has not come so far.
-    is_unread: bool,
-    /// What comes is dropped, for the handle wants no more: its code, for the peer.
-    discards: Option<u64>,
-    is_in_sending: bool,
-    is_in_readable: bool,
-}
-
-/// How far the sending half is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sends {
-    /// Next: any other.
-    Open,
-    /// Its end is to go alone, once what went before is acknowledged. Next: Ended, Over.
-    Ending,
-    /// The transport has its end. Next: Over.
-    Ended,
-    Over,
 }
 
 impl StreamsApp {
@@ -581,136 +536,5 @@ impl StreamsApp {
     /// Nothing more is read.
     pub(crate) fn stop_reading(&mut self) {
         self.readable.clear();
-    }
-}
-
-/// What became of a stream's turn to send.
-enum Fed {
-    Bytes(usize),
-    /// There is no room for what it has.
-    Blocked,
-    /// It has nothing.
-    Nothing,
-}
-
-impl RunningStream {
-    /// What is next to be sent. Where an end that goes alone would have to wait, the last byte is
-    /// kept back for it.
-    fn next_piece(&mut self, now: Instant) -> ToSend {
-        if let Some((bytes, is_last)) = self.rest.take() {
-            let is_kept_back = self.waits_until.is_some_and(|at| at > now);
-            let follows = !self.pipe.is_empty() || self.pipe.is_flushed();
-            let ends = self.pipe.send_phase() == SendPhase::Finishing && self.pipe.is_empty();
-            if is_kept_back && !follows && !ends {
-                self.rest = Some((bytes, is_last));
-                return ToSend::Nothing;
-            }
-            self.waits_until = None;
-            let is_last = is_last || ends;
-            return ToSend::Piece { bytes, is_last };
-        }
-        let next = self.pipe.next_piece(PIECE_BYTES);
-        let ToSend::Piece {
-            mut bytes,
-            is_last: false,
-        } = next
-        else {
-            return next;
-        };
-        if self.is_receiving || !self.pipe.is_empty() || self.pipe.is_flushed() {
-            return ToSend::Piece {
-                bytes,
-                is_last: false,
-            };
-        }
-        let last = bytes.split_off(bytes.len() - 1);
-        self.rest = Some((last, false));
-        self.waits_until = Some(now + LAST_BYTE_WAITS);
-        match bytes.is_empty() {
-            true => ToSend::Nothing,
-            false => ToSend::Piece {
-                bytes,
-                is_last: false,
-            },
-        }
-    }
-
-    /// The end goes alone once nothing of the stream is under way; where the peer's direction is
-    /// open, quiche keeps the stream anyway, and it goes at once.
-    fn end_alone(&mut self, conn: &mut Conn, now: Instant) -> Fed {
-        if !self.is_receiving {
-            if Arc::strong_count(&self.mark) > 1 {
-                return Fed::Blocked;
-            }
-            if conn.losses() != self.losses_before {
-                let quiet = conn.snapshot().rtt * QUIET_ROUND_TRIPS;
-                let until = *self
-                    .waits_until
-                    .get_or_insert(now + quiet.max(QUIET_AT_LEAST));
-                if now < until {
-                    return Fed::Blocked;
-                }
-            }
-        }
-        self.waits_until = None;
-        match conn.write(self.pipe.id, (Bytes::new(), true), &self.mark) {
-            Ok(_) => {
-                self.sends = Sends::Ended;
-                // Of no byte, but something to be sent.
-                Fed::Bytes(1)
-            }
-            Err(error) => {
-                self.failed(error);
-                Fed::Nothing
-            }
-        }
-    }
-
-    /// How a stream ended that quiche has nothing to read of, and says nothing of: the end came
-    /// once more with bytes that were read before, or a reset behind an end. Which one it does not
-    /// say either, but that there was no reset.
-    fn cut(&self, conn: &Conn) -> Option<ReceivePhase> {
-        let is_cut = self.is_receiving && conn.is_cut(self.pipe.id);
-        is_cut.then(|| match conn.has_had_resets() {
-            true => ReceivePhase::Lost,
-            false => ReceivePhase::Ended,
-        })
-    }
-
-    /// What found no room is first the next time.
-    fn put_back(&mut self, rest: Bytes, is_last: bool) {
-        self.waits_until = None;
-        self.rest = Some(match self.rest.take() {
-            Some((kept_back, _)) => {
-                let both = [&rest[..], &kept_back[..]].concat();
-                (Bytes::from(both), is_last)
-            }
-            None => (rest, is_last),
-        });
-    }
-
-    /// Nothing more is received. Gives 1 if something is still to be read out, else 0.
-    fn end_receiving(&mut self, phase: ReceivePhase) -> usize {
-        self.is_receiving = false;
-        self.pipe.end_receiving(phase);
-        self.is_unread = !self.pipe.is_read_out();
-        usize::from(self.is_unread)
-    }
-
-    /// Nothing more is sent.
-    fn stop_sending(&mut self) {
-        self.sends = Sends::Over;
-        self.rest = None;
-        self.waits_until = None;
-    }
-
-    fn failed(&mut self, error: StreamError) {
-        self.stop_sending();
-        self.pipe.end_sending(match error {
-            StreamError::Stopped(code) => SendPhase::Stopped(code),
-            StreamError::Reset(_) | StreamError::Unknown | StreamError::Quiche(_) => {
-                SendPhase::Lost
-            }
-        });
     }
 }

@@ -1,0 +1,186 @@
+//! One stream of a connection with handles: what of it is next to be sent, and when its end goes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::pipe::{Pipe, ReceivePhase, SendPhase, ToSend};
+use crate::quic::{Conn, StreamError};
+
+/// What is taken of a stream at a time, before another has its turn.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// How long the last byte of a stream waits for an end to go with it, where one that goes alone has
+/// to wait for all acknowledgements.
+const LAST_BYTE_WAITS: Duration = Duration::from_millis(1);
+
+/// An end that goes alone waits for so many round trips, and not less than so long, where something
+/// of its stream may have been sent twice: by then it is acknowledged, or lost.
+const QUIET_ROUND_TRIPS: u32 = 3;
+const QUIET_AT_LEAST: Duration = Duration::from_millis(10);
+
+/// One stream.
+pub(super) struct RunningStream {
+    pub(super) pipe: Arc<Pipe>,
+    /// What was taken of it and found no room.
+    pub(super) rest: Option<(Bytes, bool)>,
+    /// Until when that is kept back, or its end.
+    pub(super) waits_until: Option<Instant>,
+    /// What [`Conn::losses`] said before anything was sent.
+    pub(super) losses_before: u64,
+    /// Shared by all that is not acknowledged.
+    pub(super) mark: Arc<()>,
+    pub(super) sends: Sends,
+    pub(super) urgency: u8,
+    pub(super) is_receiving: bool,
+    /// Its end is here, and its handle has not come so far.
+    pub(super) is_unread: bool,
+    /// What comes is dropped, for the handle wants no more: its code, for the peer.
+    pub(super) discards: Option<u64>,
+    pub(super) is_in_sending: bool,
+    pub(super) is_in_readable: bool,
+}
+
+/// How far the sending half is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sends {
+    /// Next: any other.
+    Open,
+    /// Its end is to go alone, once what went before is acknowledged. Next: Ended, Over.
+    Ending,
+    /// The transport has its end. Next: Over.
+    Ended,
+    Over,
+}
+
+/// What became of a stream's turn to send.
+pub(super) enum Fed {
+    Bytes(usize),
+    /// There is no room for what it has.
+    Blocked,
+    /// It has nothing.
+    Nothing,
+}
+
+impl RunningStream {
+    /// What is next to be sent. Where an end that goes alone would have to wait, the last byte is
+    /// kept back for it.
+    pub(super) fn next_piece(&mut self, now: Instant) -> ToSend {
+        if let Some((bytes, is_last)) = self.rest.take() {
+            let is_kept_back = self.waits_until.is_some_and(|at| at > now);
+            let follows = !self.pipe.is_empty() || self.pipe.is_flushed();
+            let ends = self.pipe.send_phase() == SendPhase::Finishing && self.pipe.is_empty();
+            if is_kept_back && !follows && !ends {
+                self.rest = Some((bytes, is_last));
+                return ToSend::Nothing;
+            }
+            self.waits_until = None;
+            let is_last = is_last || ends;
+            return ToSend::Piece { bytes, is_last };
+        }
+        let next = self.pipe.next_piece(PIECE_BYTES);
+        let ToSend::Piece {
+            mut bytes,
+            is_last: false,
+        } = next
+        else {
+            return next;
+        };
+        if self.is_receiving || !self.pipe.is_empty() || self.pipe.is_flushed() {
+            return ToSend::Piece {
+                bytes,
+                is_last: false,
+            };
+        }
+        let last = bytes.split_off(bytes.len() - 1);
+        self.rest = Some((last, false));
+        self.waits_until = Some(now + LAST_BYTE_WAITS);
+        match bytes.is_empty() {
+            true => ToSend::Nothing,
+            false => ToSend::Piece {
+                bytes,
+                is_last: false,
+            },
+        }
+    }
+
+    /// The end goes alone once nothing of the stream is under way; where the peer's direction is
+    /// open, quiche keeps the stream anyway, and it goes at once.
+    pub(super) fn end_alone(&mut self, conn: &mut Conn, now: Instant) -> Fed {
+        if !self.is_receiving {
+            if Arc::strong_count(&self.mark) > 1 {
+                return Fed::Blocked;
+            }
+            if conn.losses() != self.losses_before {
+                let quiet = conn.snapshot().rtt * QUIET_ROUND_TRIPS;
+                let until = *self
+                    .waits_until
+                    .get_or_insert(now + quiet.max(QUIET_AT_LEAST));
+                if now < until {
+                    return Fed::Blocked;
+                }
+            }
+        }
+        self.waits_until = None;
+        match conn.write(self.pipe.id, (Bytes::new(), true), &self.mark) {
+            Ok(_) => {
+                self.sends = Sends::Ended;
+                // Of no byte, but something to be sent.
+                Fed::Bytes(1)
+            }
+            Err(error) => {
+                self.failed(error);
+                Fed::Nothing
+            }
+        }
+    }
+
+    /// How a stream ended that quiche has nothing to read of, and says nothing of: the end came
+    /// once more with bytes that were read before, or a reset behind an end. Which one it does not
+    /// say either, but that there was no reset.
+    pub(super) fn cut(&self, conn: &Conn) -> Option<ReceivePhase> {
+        let is_cut = self.is_receiving && conn.is_cut(self.pipe.id);
+        is_cut.then(|| match conn.has_had_resets() {
+            true => ReceivePhase::Lost,
+            false => ReceivePhase::Ended,
+        })
+    }
+
+    /// What found no room is first the next time.
+    pub(super) fn put_back(&mut self, rest: Bytes, is_last: bool) {
+        self.waits_until = None;
+        self.rest = Some(match self.rest.take() {
+            Some((kept_back, _)) => {
+                let both = [&rest[..], &kept_back[..]].concat();
+                (Bytes::from(both), is_last)
+            }
+            None => (rest, is_last),
+        });
+    }
+
+    /// Nothing more is received. Gives 1 if something is still to be read out, else 0.
+    pub(super) fn end_receiving(&mut self, phase: ReceivePhase) -> usize {
+        self.is_receiving = false;
+        self.pipe.end_receiving(phase);
+        self.is_unread = !self.pipe.is_read_out();
+        usize::from(self.is_unread)
+    }
+
+    /// Nothing more is sent.
+    pub(super) fn stop_sending(&mut self) {
+        self.sends = Sends::Over;
+        self.rest = None;
+        self.waits_until = None;
+    }
+
+    pub(super) fn failed(&mut self, error: StreamError) {
+        self.stop_sending();
+        self.pipe.end_sending(match error {
+            StreamError::Stopped(code) => SendPhase::Stopped(code),
+            StreamError::Reset(_) | StreamError::Unknown | StreamError::Quiche(_) => {
+                SendPhase::Lost
+            }
+        });
+    }
+}

@@ -207,7 +207,7 @@ impl QuicConfig {
     /// three times this. Default: 333 ms; 200 µs on a LAN, 50 ms on a WAN.
     ///
     /// Trap: BBR's smallest RTT is seeded with it and only ever falls: on a path of 200 ms a guess
-    /// of 50 ms held it to 2 of 500 Mbit/s for ever. With BBR less than [`BBR_SAFE_INITIAL_RTT`] is
+    /// of 50 ms held it to 2 of 500 Mbit/s for ever. With BBR less than `BBR_SAFE_INITIAL_RTT` is
     /// corrected to that, which costs it nothing anywhere.
     pub fn initial_rtt(mut self, rtt: Duration) -> QuicConfig {
         self.initial_rtt = rtt;
@@ -261,7 +261,7 @@ impl QuicConfig {
     }
 
     /// Whether BBR's release times are obeyed on paths with a round trip of
-    /// [`super::PACING_MIN_RTT`] and more, and packets are held back where a LAN's queues overflow.
+    /// 2 ms and more, and packets are held back where a LAN's queues overflow.
     /// Default: yes; no on a LAN.
     ///
     /// Trap: quiche has no release times with CUBIC and Reno; asked for with one of these, it is

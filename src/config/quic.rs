@@ -207,7 +207,7 @@ impl QuicConfig {
     /// three times this. Default: 333 ms; 200 µs on a LAN, 50 ms on a WAN.
     ///
     /// Trap: BBR's smallest RTT is seeded with it and only ever falls: on a path of 200 ms a guess
-    /// of 50 ms held it to 2 of 500 Mbit/s for ever. With BBR less than `BBR_SAFE_INITIAL_RTT` is
+    /// of 50 ms held it to 2 of 500 Mbit/s for ever. With BBR less than 333 ms is
     /// corrected to that, which costs it nothing anywhere.
     pub fn initial_rtt(mut self, rtt: Duration) -> QuicConfig {
         self.initial_rtt = rtt;

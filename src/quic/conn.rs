@@ -15,7 +15,7 @@ use super::path::PathSnapshot;
 use super::reason::{APPLICATION_ERROR, QuicError, closed_by_peer, closed_by_us};
 use super::route::{NewConn, ResetTokens, Router};
 use super::setup::{Setup, begin_diagnosis};
-use super::share::{PeerIs, Share};
+use super::share::Share;
 use super::unsent::Unsent;
 use super::whereabouts::Whereabouts;
 use crate::carrier::{
@@ -666,15 +666,7 @@ impl Conn {
     }
 
     fn share_bytes(&self) -> u64 {
-        // A client chose whom it sends early data to. Of a server it is kept after a refusal, too,
-        // so that the peer hears why.
-        let peer = match (self.is_proven(), self.early.peer) {
-            (true, _) => PeerIs::Known,
-            (false, Some(_)) if !self.is_server() => PeerIs::Known,
-            (false, Some(_)) => PeerIs::Early,
-            (false, None) => PeerIs::Stranger,
-        };
-        self.share.bytes(peer)
+        self.share.bytes(self.peer_is())
     }
 
     /// Whether the peer has made us keep more than any honest one does: to be closed and forgotten

@@ -8,6 +8,7 @@
 use std::time::Instant;
 
 use super::conn::{Conn, ConnPhase};
+use super::share::PeerIs;
 use crate::carrier::{Alpn, CRYPTO_ERROR};
 use crate::ids::Fingerprint;
 
@@ -36,6 +37,18 @@ impl Conn {
     /// taken early are lost.
     pub(super) fn sends_early(&self) -> bool {
         self.is_early() && !self.is_server()
+    }
+
+    /// How well the peer is known, for its share of memory.
+    pub(super) fn peer_is(&self) -> PeerIs {
+        match (self.is_proven(), self.early.peer) {
+            (true, _) => PeerIs::Known,
+            // A client chose whom it sends early data to.
+            (false, Some(_)) if !self.is_server() => PeerIs::Known,
+            // After a refusal, too, so that the peer hears why.
+            (false, Some(_)) => PeerIs::Early,
+            (false, None) => PeerIs::Stranger,
+        }
     }
 
     /// Whether one more stream may be opened now.

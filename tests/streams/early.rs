@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_lite::future::{or, zip};
 use landro::config::QuicConfig;
 use landro::engine::{BackendChoice, Identity};
-use landro::{Connection, ConnectionError, Engine, PeerTrust};
+use landro::{Connection, ConnectionError, Engine, PeerTrust, StartError};
 
 use super::lossy::{Tapped, tapped};
 use super::{BACKENDS, PROTOCOL, anyone, connecting, loopback, soon};
@@ -209,4 +209,64 @@ fn a_recorded_flight_is_known_as_one() {
         assert!(over.is_err() && accepted.is_early(), "{over:?}");
     });
     attacks.join().unwrap();
+}
+
+/// More than what may leave early is asked at once, and byte by byte: all of it is answered.
+#[test]
+fn what_is_beyond_the_bounds_follows_the_handshake() {
+    for backend in BACKENDS {
+        let server = server(Identity::generate().unwrap(), loopback());
+        let (to, here) = (server.at().to_string(), connecting(backend));
+        meet(&here, &to, &server);
+        soon(async {
+            let connected = here.connect_early(&to, anyone()).await.unwrap();
+            assert!(connected.is_early());
+            let (mut chatty, mut chatted) = connected.open_bi().await.unwrap();
+            let ours = async {
+                for _ in 0..100 {
+                    chatty.write_all(b"x").await.unwrap();
+                    futures_lite::future::yield_now().await;
+                }
+                chatty.finish().unwrap();
+                for _ in 0..68 {
+                    assert_eq!(ask(&connected).await, REQUEST);
+                }
+                assert_eq!(chatted.read_to_end(200).await.unwrap().len(), 100);
+            };
+            let theirs = async {
+                let accepted = server.accept().await;
+                for _ in 0..69 {
+                    let (mut send, mut receive) = accepted.accept_bi().await.unwrap();
+                    let request = receive.read_to_end(200).await.unwrap();
+                    send.write_bytes(request).await.unwrap();
+                    send.finish().unwrap();
+                }
+                accepted
+            };
+            let (_, _accepted) = zip(ours, theirs).await;
+            assert_eq!(connected.early_data_accepted().await, Ok(true));
+        });
+    }
+}
+
+#[test]
+fn less_than_peers_send_early_is_refused_at_the_start() {
+    for quic in [
+        QuicConfig::auto().receive_window(8 << 10),
+        QuicConfig::auto().stream_receive_window(8 << 10),
+        QuicConfig::auto().max_bidi_streams(7),
+    ] {
+        let start = |accepts| {
+            Engine::builder()
+                .quic(quic.clone())
+                .accept_early(accepts)
+                .start()
+        };
+        let refused = start(true).err();
+        assert!(
+            matches!(refused, Some(StartError::Config(_))),
+            "{refused:?}"
+        );
+        assert!(start(false).is_ok());
+    }
 }

@@ -6,10 +6,45 @@
 //! polls them is woken by a worker. The crate reads no environment variable and no home directory,
 //! and installs no allocator, no signal handler and no logger: it logs by `tracing`.
 //!
+//! ```no_run
+//! # use std::{fs::File, path::Path, time::Duration};
+//! # use landro::*;
+//! # async fn example(
+//! #     id: Identity, fingerprint: Fingerprint, path: &Path, file: File,
+//! #     chunks_needed: Vec<NeededChunk>, chunk_provider: impl ChunkProvider,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
+//! # let (offset, size, chunk_size) = (0, 1 << 20, 256 << 10);
+//! let config = QuicConfig::lan_optimized()            // or wan_optimized(), auto()
+//!     .congestion_control("bbr")
+//!     .stream_receive_window(32 * 1024 * 1024)
+//!     .receive_window(512 * 1024 * 1024);
+//! let engine = Engine::builder().quic(config).workers(2).identity(id).start()?;
+//! let connection = engine.connect("host:4433", PeerTrust::Pinned(fingerprint)).await?;
+//!
+//! let mut stream = connection.open_uni().await?;
+//! let writer = ZeroCopyStreamWriter::new(chunk_size);
+//! writer.sendfile_to_stream(&mut stream, &file, offset, size).await?;
+//!
+//! let manager = ParallelTransferManager::new(connection, ParallelTransferConfig {
+//!     max_concurrent_streams: 16,
+//!     chunks_per_stream: 8,
+//!     bytes_per_stream_target: 4 * 1024 * 1024,
+//!     adaptive_parallelism: true,
+//!     bandwidth_window: Duration::from_secs(1),
+//!     max_buffer_size: 128 * 1024 * 1024,
+//! });
+//! let chunks = manager.transfer_chunks(chunks_needed, chunk_provider).await?;
+//!
+//! let reader = MmapFileReader::new(path)?;
+//! let data = reader.get_slice(offset, size as usize);
+//! # Ok(()) }
+//! ```
+//!
 //! # Features
 //! - `command` (on): what the `landro` binary consists of. A program that embeds the engine does
 //!   without (`default-features = false`), and is spared the crates of a command line.
 //! - `mimalloc` (on): the allocator of that binary.
+//! - `tokio`: streams have tokio's `AsyncRead` and `AsyncWrite`, too.
 //! - `internals`, `fuzzing`: the layers below, for this repository's own tests. They promise
 //!   nothing.
 //!

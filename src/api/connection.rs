@@ -90,9 +90,12 @@ impl Connection {
     }
 
     /// Closes it: the peer is told the code, below 2^62, and at most 256 bytes of the reason. What
-    /// was written and not acknowledged may be lost. While [`Connection::is_early`] it is told that
-    /// it is closed, but not the code nor the reason, which only a proven peer may read. Of several calls the first counts. A process
+    /// was written and not acknowledged may be lost. Of several calls the first counts. A process
     /// that ends at once may end before the peer is told: [`Engine::shut_down`] waits for that.
+    ///
+    /// While [`Connection::is_early`] the peer is told that it is closed, but not the code nor the
+    /// reason, which only a proven peer may read; and where nothing of the peer has come so far it
+    /// is told nothing, and gives the connection up after its handshake timeout.
     ///
     /// [`Engine::shut_down`]: super::Engine::shut_down
     ///

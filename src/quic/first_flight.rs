@@ -51,9 +51,13 @@ impl Conn {
         }
     }
 
-    /// Whether one more stream may be opened now.
+    /// Whether one more stream may be opened now. A server's own count in the memory of a peer that
+    /// it does not know yet.
     pub(super) fn may_open(&self) -> bool {
-        !self.sends_early() || self.next_bidi + self.next_uni < EARLY_STREAMS_MAX
+        if self.sends_early() {
+            return self.next_bidi + self.next_uni < EARLY_STREAMS_MAX;
+        }
+        !self.is_early() || !self.is_full()
     }
 
     /// Whose session is resumed, once data travels early.

@@ -22,6 +22,10 @@ use crate::identity::{Identity, Trust, certificate_fingerprint};
 /// Streams of one direction that QUIC can count (RFC 9000 §4.6).
 const MAX_STREAMS: u64 = 1 << 60;
 
+/// What a peer's stream is granted at first where early data is taken: as much as each peer has,
+/// however many there are (`budget::MIN_WINDOW_BYTES`).
+const EARLY_STREAM_BYTES: u64 = 32 << 10;
+
 /// What IPv6 headers take more than IPv4's.
 const IPV6_EXTRA_BYTES: usize = 20;
 
@@ -138,6 +142,12 @@ impl Setup {
         let first = first_bytes.min(most);
         let stream_most = most.min(self.quic.stream_receive_window_bytes);
         let stream_first = first.min(stream_most);
+        // A ticket names this, and whoever comes back with it is held to no less (RFC 9000 §7.4.1),
+        // however many share the memory then.
+        let of_peers = match self.allows_early {
+            true => stream_first.min(EARLY_STREAM_BYTES),
+            false => stream_first,
+        };
         self.most_window_bytes = most;
         // Both pairs: quiche caps windows at 24 MB and 16 MB unless told otherwise.
         self.quiche.set_max_connection_window(most);
@@ -146,8 +156,8 @@ impl Setup {
         self.quiche
             .set_initial_max_stream_data_bidi_local(stream_first);
         self.quiche
-            .set_initial_max_stream_data_bidi_remote(stream_first);
-        self.quiche.set_initial_max_stream_data_uni(stream_first);
+            .set_initial_max_stream_data_bidi_remote(of_peers);
+        self.quiche.set_initial_max_stream_data_uni(of_peers);
     }
 
     /// Tells what the outgoing interface carries (its MTU less 28): path MTU discovery goes that

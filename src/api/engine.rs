@@ -79,8 +79,8 @@ impl EngineBuilder {
     }
 
     /// Threads that carry connections, 1 to 255, each with a ring and sockets of its own; one is
-    /// the default. A connection stays on one of them for life. What [`EngineBuilder::serve`] is given
-    /// has as many threads of its own, and so has each transfer.
+    /// the default. A connection stays on one of them for life. What [`EngineBuilder::serve`] is
+    /// given has as many threads of its own, and so has each transfer.
     pub fn workers(mut self, workers: usize) -> EngineBuilder {
         self.workers = workers;
         self
@@ -134,9 +134,9 @@ impl EngineBuilder {
     /// program reads it again, as often as that is done ([`RecvStream::is_early`] says what may be
     /// such). The time on the ticket bounds that to about a minute after the recording, for TLS
     /// takes no early data of one that is more than 60 s off. So nothing early may change
-    /// anything. Recordings may take all 128 places of those that wait to be accepted. The peer is asked for trust before any of it is
-    /// read; a connection whose handshake does not come to an end is over after
-    /// [`QuicConfig`]'s handshake timeout.
+    /// anything. Recordings may take all 128 places of those that wait to be accepted. The peer is
+    /// asked for trust before any of it is read; a connection whose handshake does not come to an
+    /// end is over after [`QuicConfig`]'s handshake timeout.
     ///
     /// [`RecvStream::is_early`]: super::RecvStream::is_early
     pub fn accept_early(mut self, accepts: bool) -> EngineBuilder {

@@ -132,7 +132,8 @@ fn shown_key(shown: &Option<Fingerprint>) -> String {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
-    /// [`Connection::close`](super::Connection::close) was called here, or its last handle dropped (code 0).
+    /// [`Connection::close`](super::Connection::close) was called here, or its last handle dropped
+    /// (code 0).
     #[error("closed here with code {code}: {reason}")]
     ClosedHere {
         /// What [`Connection::close`](super::Connection::close) was given.

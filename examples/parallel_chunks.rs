@@ -1,4 +1,5 @@
-//! A file in chunks over many streams, between two engines of one process: `parallel_chunks FROM TO`.
+//! A file in chunks over many streams, between two engines of one process: `parallel_chunks FROM
+//! TO`.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

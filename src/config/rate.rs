@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 ///     fn bound(&mut self, _now: Instant, path: &PathView<'_>) -> RateBound {
 ///         match path.min_rtt {
 ///             Some(shortest) if path.rtt > 2 * shortest => {
-///                 // Not half anew each time: what is delivered is soon what the bound lets through.
+///                 // Not half anew each time: soon the bound is what is delivered.
 ///                 let half = RateBound::rate(path.delivery_bytes_per_second / 2);
 ///                 *self.kept.get_or_insert(half)
 ///             }

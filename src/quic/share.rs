@@ -10,10 +10,10 @@ pub(super) const HANDSHAKE_HEAP_BYTES: u64 = 64 << 10;
 /// each datagram sent twice, they are 38.
 pub(super) const MAX_HANDSHAKE_DATAGRAMS: u32 = 64;
 
-/// Datagrams of early data (0-RTT) that are looked at beside those. A client of ours sends its 16 KiB
-/// in 14 full packets, one more for each of 16 writes and 8 ends, each twice where it is lost, and
-/// some probes. What comes beyond that is lost like any packet, and sent again when the handshake is
-/// complete, with a short header.
+/// Datagrams of early data (0-RTT) that are looked at beside those. A client of ours sends its 16
+/// KiB in 14 full packets, one more for each of 16 writes and 8 ends, each twice where it is lost,
+/// and some probes. What comes beyond that is lost like any packet, and sent again when the
+/// handshake is complete, with a short header.
 pub(super) const MAX_EARLY_DATAGRAMS: u32 = 128;
 
 /// Of a server's connection that carries early data, until its peer is known: streams and what they

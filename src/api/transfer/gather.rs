@@ -131,6 +131,6 @@ mod tests {
         let before = UNIX_EPOCH - Duration::from_secs(2) + Duration::from_nanos(5);
         assert_eq!(at(-2, 5), before);
         assert_eq!(at(i64::MAX, u32::MAX), UNIX_EPOCH);
-        assert_eq!(at(i64::MIN, 0), UNIX_EPOCH);
+        assert!(at(i64::MIN, 0) < UNIX_EPOCH);
     }
 }

@@ -577,7 +577,6 @@ fn who_is_not_trusted_is_told_from_who_is_not_there() {
 #[test]
 fn a_protocol_needs_a_name() {
     for names in [
-        vec![],
         vec!["".to_owned()],
         vec!["landro/1".to_owned()],
         vec!["x".repeat(256)],
@@ -588,6 +587,13 @@ fn a_protocol_needs_a_name() {
         }
         assert!(engine.start().is_err(), "{names:?}");
     }
+    // Who needs none has that of all such.
+    let (there, here) = (Engine::builder(), Engine::builder().start().unwrap());
+    let there = there.listen(loopback()).accept(anyone()).start().unwrap();
+    let at = there.listener().addresses()[0].to_string();
+    let peer = PeerTrust::Pinned(there.fingerprint());
+    let connection = soon(here.connect(&at, peer)).unwrap();
+    assert_eq!(connection.protocol(), b"landro-streams/1");
 }
 
 /// Futures that are dropped half-way lose nothing.

@@ -273,7 +273,7 @@ impl StreamsApp {
     fn look_at_sending(&mut self, conn: &mut Conn) {
         let mut over = Vec::new();
         for (stream, running) in &mut self.streams {
-            let ended = running.sends == Sends::Ended;
+            let ended = running.sends.has_ended();
             let phase = match (running.sends, conn.send_state(*stream)) {
                 (Sends::Over, _) | (_, SendState::Open) => continue,
                 (_, SendState::Stopped(code)) => SendPhase::Stopped(code),
@@ -391,7 +391,7 @@ impl StreamsApp {
         };
         self.unread += running.end_receiving(phase);
         // The last thing it waited for, perhaps.
-        if running.sends == Sends::Ended && conn.send_state(stream) == SendState::Gone {
+        if running.sends.has_ended() && conn.send_state(stream) == SendState::Gone {
             running.stop_sending();
             running.pipe.end_sending(SendPhase::Delivered);
         }
@@ -455,7 +455,7 @@ impl StreamsApp {
         let Some(running) = self.streams.get_mut(&stream) else {
             return Fed::Nothing;
         };
-        if running.sends == Sends::Ending {
+        if matches!(running.sends, Sends::Ending | Sends::Repeating) {
             return running.end_alone(conn, now);
         }
         if running.sends != Sends::Open {

@@ -47,11 +47,22 @@ pub(super) struct RunningStream {
 pub(super) enum Sends {
     /// Next: any other.
     Open,
-    /// Its end is to go alone, once what went before is acknowledged. Next: Ended, Over.
+    /// Its end is to go alone, once what went before is acknowledged. Next: Repeating, Ended, Over.
     Ending,
+    /// The transport has its end, which went alone while something before it was under way, and
+    /// forgets it where both are lost. Once that is acknowledged the end goes again, alone for
+    /// good. Next: Ended, Over.
+    Repeating,
     /// The transport has its end. Next: Over.
     Ended,
     Over,
+}
+
+impl Sends {
+    /// Whether the transport has the end of the stream.
+    pub(super) fn has_ended(self) -> bool {
+        matches!(self, Sends::Repeating | Sends::Ended)
+    }
 }
 
 /// What became of a stream's turn to send.
@@ -105,29 +116,45 @@ impl RunningStream {
         }
     }
 
-    /// The end goes alone once nothing of the stream is under way; where the peer's direction is
-    /// open, quiche keeps the stream anyway, and it goes at once.
+    /// The end goes alone once nothing of the stream is under way. Where the peer's direction is
+    /// open, quiche keeps the stream anyway, and the end goes at once: the peer waits for it to
+    /// answer. It goes again then, after losses: of a lost range and a lost end behind others, quiche
+    /// sends the range alone.
     pub(super) fn end_alone(&mut self, conn: &mut Conn, now: Instant) -> Fed {
-        if !self.is_receiving {
-            if Arc::strong_count(&self.mark) > 1 {
-                return Fed::Blocked;
+        let is_under_way = Arc::strong_count(&self.mark) > 1;
+        let has_losses = conn.losses() != self.losses_before;
+        match (self.sends, self.is_receiving) {
+            (Sends::Repeating, _) if is_under_way => return Fed::Blocked,
+            (Sends::Repeating, _) if !has_losses => {
+                self.sends = Sends::Ended;
+                return Fed::Nothing;
             }
-            if conn.losses() != self.losses_before {
+            (Sends::Repeating, _) | (_, true) => {}
+            (_, false) if is_under_way => return Fed::Blocked,
+            (_, false) if has_losses => {
                 let quiet = conn.snapshot().rtt * QUIET_ROUND_TRIPS;
-                let until = *self
-                    .waits_until
-                    .get_or_insert(now + quiet.max(QUIET_AT_LEAST));
+                let quiet = quiet.max(QUIET_AT_LEAST);
+                let until = *self.waits_until.get_or_insert(now + quiet);
                 if now < until {
                     return Fed::Blocked;
                 }
             }
+            (_, false) => {}
         }
         self.waits_until = None;
         match conn.write(self.pipe.id, (Bytes::new(), true), &self.mark) {
             Ok(_) => {
-                self.sends = Sends::Ended;
+                self.sends = match is_under_way {
+                    true => Sends::Repeating,
+                    false => Sends::Ended,
+                };
                 // Of no byte, but something to be sent.
                 Fed::Bytes(1)
+            }
+            // It has ended otherwise, which the next look at it tells.
+            Err(_) if self.sends == Sends::Repeating => {
+                self.sends = Sends::Ended;
+                Fed::Nothing
             }
             Err(error) => {
                 self.failed(error);

@@ -105,14 +105,23 @@ fn bind_kinds(wanted: SocketAddr, workers: u8, kinds: LaneKinds) -> Result<Bound
     let (mut udp, mut tcp) = (Vec::<UdpSocket>::new(), Vec::<TcpListener>::new());
     if kinds.has(LaneKind::Quic) {
         let bind = |addr, reuse_port| UdpSocket::bind(addr, &options(reuse_port));
-        udp = bind_for_each(addr, workers, rebinds, (&bind, &UdpSocket::local_addr))?;
+        let to_bind = (
+            &bind as &_,
+            &UdpSocket::share_port as &_,
+            &UdpSocket::local_addr as &_,
+        );
+        udp = bind_for_each(addr, workers, rebinds, to_bind)?;
         if let Some(first) = udp.first() {
             addr = first.local_addr()?;
             warn_of_small_buffer(first, addr)?;
         }
     }
     if kinds.has(LaneKind::Tls) {
-        let to_bind = (&TcpListener::bind as &_, &TcpListener::local_addr as &_);
+        let to_bind = (
+            &TcpListener::bind as &_,
+            &TcpListener::share_port as &_,
+            &TcpListener::local_addr as &_,
+        );
         tcp = bind_for_each(addr, workers, rebinds, to_bind)?;
         if let Some(first) = tcp.first() {
             addr = first.local_addr()?;
@@ -121,9 +130,11 @@ fn bind_kinds(wanted: SocketAddr, workers: u8, kinds: LaneKinds) -> Result<Bound
     Ok(Bound { addr, udp, tcp })
 }
 
-/// How a kind of socket is bound, the second argument being SO_REUSEPORT, and where it is then.
+/// A kind of socket: how one is bound, the second argument being SO_REUSEPORT, how others are let
+/// have its port, and where it is.
 type Binding<'a, S> = (
     &'a dyn Fn(SocketAddr, bool) -> io::Result<S>,
+    &'a dyn Fn(&S) -> io::Result<()>,
     &'a dyn Fn(&S) -> io::Result<SocketAddr>,
 );
 
@@ -132,15 +143,15 @@ fn bind_for_each<S>(
     wanted: SocketAddr,
     workers: u8,
     rebinds: u32,
-    (bind, local_addr): Binding<S>,
+    (bind, share_port, local_addr): Binding<S>,
 ) -> Result<Vec<S>, EngineError> {
-    // SO_REUSEPORT would let a second daemon of the same user join the port and steal its packets:
-    // a bind without it fails when anybody is there.
-    if workers > 1 && wanted.port() != 0 {
-        bind_patiently(wanted, rebinds, || bind(wanted, false))?;
-    }
-    let first = bind_patiently(wanted, rebinds, || bind(wanted, workers > 1))?;
+    // With SO_REUSEPORT it would share the port with whatever process of the same user has done so,
+    // and each would get packets of the other; the kernel even chooses such a port for port 0.
+    let first = bind_patiently(wanted, rebinds, || bind(wanted, false))?;
     let addr = local_addr(&first)?;
+    if workers > 1 {
+        share_port(&first)?;
+    }
     let mut sockets = vec![first];
     for _ in 1..workers {
         sockets.push(bind_patiently(addr, rebinds, || bind(addr, true))?);

@@ -197,6 +197,16 @@ impl UdpSocket {
         self.gro
     }
 
+    /// Lets sockets that are bound with [`UdpOptions::reuse_port`] from now on have this one's port.
+    /// Bound without, it had the port to itself: with SO_REUSEPORT set before, bind(2) may choose, or
+    /// join, a port that another process of the same user shares.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn share_port(&self) -> io::Result<()> {
+        self.socket.set_reuse_port(true)
+    }
+
     /// Makes the kernel give each datagram to socket number `cid[0] % workers` of this SO_REUSEPORT
     /// group, where `cid` is the packet's destination connection id and sockets count in the order
     /// they were bound. Long headers have the id at byte 6 (none: socket 0), short ones at byte 1.

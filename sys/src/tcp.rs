@@ -110,6 +110,14 @@ impl TcpListener {
         Ok(TcpListener { socket })
     }
 
+    /// As [`UdpSocket::share_port`](crate::UdpSocket::share_port).
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn share_port(&self) -> io::Result<()> {
+        self.socket.set_reuse_port(true)
+    }
+
     /// Has the congestion control of this name rule what connections send that are accepted from
     /// now on.
     ///

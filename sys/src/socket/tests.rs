@@ -5,16 +5,21 @@ use std::time::Duration;
 
 use super::*;
 
+/// As workers have them: one has the port alone, and lets the others have it.
 fn group(address: &str, count: usize) -> Vec<UdpSocket> {
-    let options = UdpOptions {
+    let options = |reuse_port| UdpOptions {
         recv_buffer_bytes: 1 << 20,
         send_buffer_bytes: 1 << 20,
-        reuse_port: true,
+        reuse_port,
     };
-    let first = UdpSocket::bind(address.parse().unwrap(), &options).unwrap();
+    let first = UdpSocket::bind(address.parse().unwrap(), &options(false)).unwrap();
     let bound = first.local_addr().unwrap();
+    let joins = || UdpSocket::bind(bound, &options(true));
+    let error = joins().expect_err("it is alone");
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    first.share_port().unwrap();
     let mut sockets = vec![first];
-    sockets.extend((1..count).map(|_| UdpSocket::bind(bound, &options).unwrap()));
+    sockets.extend((1..count).map(|_| joins().unwrap()));
     sockets
 }
 

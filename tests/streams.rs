@@ -67,9 +67,11 @@ fn pair_by(backend: BackendChoice, relay: impl FnOnce(SocketAddr) -> SocketAddr)
     let at = relay(there.listener().addresses()[0]).to_string();
     let listener = there.listener();
     let peer = PeerTrust::Pinned(there.fingerprint());
-    let (connected, accepted) = block_on(zip(here.connect(&at, peer), listener.accept()));
+    // Where the one fails, the other waits in vain.
+    let connects = async { here.connect(&at, peer).await.unwrap() };
+    let (connected, accepted) = soon(zip(connects, listener.accept()));
     Pair {
-        here: connected.unwrap(),
+        here: connected,
         there: accepted.unwrap(),
         _engines: [here, there],
     }

@@ -8,6 +8,7 @@
 //! known that all is acknowledged; of what was sent twice for a loss, one may be under way then.)
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use landro_sys::weigh;
@@ -139,6 +140,24 @@ impl Conn {
     pub fn losses(&self) -> u64 {
         let path = self.snapshot();
         path.lost_packets + path.probe_timeouts as u64
+    }
+
+    /// Whether nothing that was sent waits for an acknowledgement. quiche does not say so, but its
+    /// next timer is that of idleness then, which is far away; the timer of what is lost is due after
+    /// some round trips.
+    pub fn is_all_acknowledged(&self, now: Instant) -> bool {
+        let peer = self.quiche.peer_transport_params();
+        let peer = peer.map(|peer| Duration::from_millis(peer.max_idle_timeout));
+        let timeouts = [peer.unwrap_or_default(), self.idle_timeout];
+        let idle = timeouts.into_iter().filter(|idle| !idle.is_zero()).min();
+        let next = self.quiche.timeout_instant();
+        next.is_none_or(|at| idle.is_some_and(|idle| at > now + idle / 2))
+    }
+
+    /// Bytes of packets that the peer acknowledged. Not for every packet: quiche looks at all
+    /// streams.
+    pub fn acknowledged_bytes(&self) -> u64 {
+        self.quiche.stats().acked_bytes
     }
 
     /// Packets that came so far: as long as they are as many, no stream's state is another one.

@@ -52,6 +52,8 @@ pub struct Conn {
     pub(super) packets_received: u64,
     pub(super) share: Share,
     lane_packet_limit: u64,
+    /// Ours; what holds is the shorter of both sides' (RFC 9000 §10.1).
+    pub(super) idle_timeout: Duration,
     /// quiche's timers wait until then, see [`Conn::hold_timers`].
     timers_held: Option<Instant>,
     pub(super) replacing: Replacing,
@@ -276,6 +278,7 @@ impl Conn {
             packets_received: 0,
             share: Share::new(setup.most_window_bytes),
             lane_packet_limit: setup.quic.lane_packet_limit,
+            idle_timeout: setup.quic.idle_timeout,
             timers_held: None,
             replacing: Replacing {
                 made_at: now,

@@ -15,10 +15,12 @@ const PIECE_BYTES: usize = 64 << 10;
 /// to wait for all acknowledgements.
 const LAST_BYTE_WAITS: Duration = Duration::from_millis(1);
 
-/// An end that goes alone waits for so many round trips, and not less than so long, where something
-/// of its stream may have been sent twice: by then it is acknowledged, or lost.
-const QUIET_ROUND_TRIPS: u32 = 3;
-const QUIET_AT_LEAST: Duration = Duration::from_millis(10);
+/// How often an end that waits for others' acknowledgements looks how many there were.
+const QUIET_LOOKS: Duration = Duration::from_millis(100);
+
+/// What is under way beyond the congestion window, and how far packets overtake each other: quiche
+/// holds one for lost that up to 20 later ones overtook.
+const OVERTAKING_BYTES: u64 = 64 << 10;
 
 /// One stream.
 pub(super) struct RunningStream {
@@ -27,6 +29,8 @@ pub(super) struct RunningStream {
     pub(super) rest: Option<(Bytes, bool)>,
     /// Until when that is kept back, or its end.
     pub(super) waits_until: Option<Instant>,
+    /// What the connection has to have acknowledged before an end goes alone that waits for that.
+    pub(super) quiet_at_bytes: Option<u64>,
     /// What [`Conn::losses`] said before anything was sent.
     pub(super) losses_before: u64,
     /// Shared by all that is not acknowledged.
@@ -131,14 +135,7 @@ impl RunningStream {
             }
             (Sends::Repeating, _) | (_, true) => {}
             (_, false) if is_under_way => return Fed::Blocked,
-            (_, false) if has_losses => {
-                let quiet = conn.snapshot().rtt * QUIET_ROUND_TRIPS;
-                let quiet = quiet.max(QUIET_AT_LEAST);
-                let until = *self.waits_until.get_or_insert(now + quiet);
-                if now < until {
-                    return Fed::Blocked;
-                }
-            }
+            (_, false) if has_losses && !self.is_quiet(conn, now) => return Fed::Blocked,
             (_, false) => {}
         }
         self.waits_until = None;
@@ -161,6 +158,23 @@ impl RunningStream {
                 Fed::Nothing
             }
         }
+    }
+
+    /// Where something of the stream may have been sent twice, it is to be acknowledged twice, or
+    /// lost, before quiche has the end: until nothing at all is under way, or, where something always
+    /// is, until so much was acknowledged that it was not all sent before.
+    fn is_quiet(&mut self, conn: &Conn, now: Instant) -> bool {
+        if conn.is_all_acknowledged(now) {
+            return true;
+        }
+        if self.waits_until.is_some_and(|at| now < at) {
+            return false;
+        }
+        self.waits_until = Some(now + QUIET_LOOKS);
+        let acknowledged = conn.acknowledged_bytes();
+        let window = conn.snapshot().cwnd_bytes as u64 + OVERTAKING_BYTES;
+        let quiet_at = self.quiet_at_bytes.get_or_insert(acknowledged + window);
+        acknowledged >= *quiet_at
     }
 
     /// How a stream ended that quiche has nothing to read of, and says nothing of: the end came

@@ -25,6 +25,8 @@ use crate::ids::CopyId;
 use crate::tcp::TcpLimits;
 use crate::worker;
 
+#[cfg(feature = "command")]
+pub use crate::disk::keep_aside_in;
 #[cfg(feature = "internals")]
 pub use crate::disk::leftovers::Leftover;
 pub use crate::disk::leftovers::{Fate, Removal, Sight};

@@ -150,6 +150,32 @@ fn the_clock_is_read_in_one_place() {
     report(wrong);
 }
 
+/// What belongs to a process is its program's: the command's here, the embedding program's else.
+#[test]
+fn the_library_leaves_its_process_alone() {
+    let touches = [
+        "env::var",
+        "env::temp_dir",
+        "env::home_dir",
+        "raise_open_files",
+        "signal_hook",
+        "set_global_default",
+    ];
+    let command = ["src/cli", "src/daemon", "src/signals.rs", "src/main.rs"];
+    let mut wrong = Vec::new();
+    for source in sources(&["src"]) {
+        let is_command = command.iter().any(|place| source.path.starts_with(place));
+        let code = source.shipped_code();
+        for touch in touches.iter().filter(|touch| code.contains(**touch)) {
+            if !is_command {
+                let path = source.path.display();
+                wrong.push(format!("{path}: {touch} is for the command to use"));
+            }
+        }
+    }
+    report(wrong);
+}
+
 #[test]
 fn unsafe_code_is_in_sys_alone() {
     let outside = sources(&[

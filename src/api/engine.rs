@@ -349,7 +349,10 @@ impl Engine {
     /// 15 minutes as long as nothing comes of it. `trust`: of the daemon at `to`, a `HOST:PORT`.
     ///
     /// What the daemon takes or gives, its own configuration says; here files are read and written
-    /// with the rights of this process. An error is a result of the [`RunningTransfer`].
+    /// with the rights of this process. An error is a result of the [`RunningTransfer`]. A transfer
+    /// may hold some 200 descriptors: a program with several raises its limit of open files
+    /// (`RLIMIT_NOFILE`), which the engine leaves as it is. What is copied into a pipe waits in
+    /// `/tmp` until it is whole.
     ///
     /// ```no_run
     /// # use landro::{Direction, Engine, PeerTrust, Transfer, TransferOptions};

@@ -39,11 +39,24 @@ pub fn main() -> ExitCode {
     } else {
         "warn"
     });
+    own_process();
     let exit = commands::run(command).unwrap_or_else(|error| {
         say::say(&say::without_numbers(&format!("landro: {error}")));
         error.exit().0
     });
     ExitCode::from(exit.code())
+}
+
+/// What a process is given that is all landro's: the library leaves such things to its program.
+fn own_process() {
+    // A session may hold some 200 descriptors (64 directories, 64 partial files and their
+    // journals), and there are many.
+    if let Err(error) = landro_sys::process::raise_open_files() {
+        tracing::warn!(%error, "cannot raise the limit of open files (ulimit -n)");
+    }
+    if !landro_sys::process::has_more_rights_than_its_caller() {
+        crate::engine::keep_aside_in(std::env::temp_dir());
+    }
 }
 
 /// Whether the log may be coloured: on a terminal that has colours, unless somebody wants none

@@ -65,6 +65,8 @@ pub use local::Side;
 pub use root::ServedRoot;
 pub use settle::{Settler, start as start_settler};
 pub use shared::{SharedDir, SharedFile};
+#[cfg(feature = "command")]
+pub use sink::keep_aside_in;
 #[cfg(feature = "fuzzing")]
 pub use source::{relative, split_path};
 pub use space::{Base, Space};

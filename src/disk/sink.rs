@@ -5,8 +5,9 @@
 //! beginning to its end. A copy within this host comes in order and needs no such thing.
 
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use landro_sys::file::{flags, magic};
@@ -24,6 +25,17 @@ use crate::proto::errno::{EAGAIN, EINVAL, EIO, ESPIPE};
 /// A daemon's FIFO whose reader takes nothing: tries, [`descriptors::RETRY`] apart, which is a
 /// minute. A command has its user, who may look at the first page for as long as he likes.
 const STALLS_MAX: u32 = 30_000;
+
+/// Where a command keeps what such a target is to get, if somebody said so.
+static ASIDE: OnceLock<PathBuf> = OnceLock::new();
+
+/// Where else: a library does not look at its program's environment.
+const ASIDE_BY_DEFAULT: &str = "/tmp";
+
+/// Has what is kept aside for pipes, by copies to this host, be in `dir`. The first word counts.
+pub fn keep_aside_in(dir: PathBuf) {
+    let _ = ASIDE.set(dir);
+}
 
 impl Files {
     /// Looks whether a target that is no directory is something to write into.
@@ -154,7 +166,8 @@ impl Files {
         let dir = match self.space.base() {
             Base::Served(_) => self.temporary_dir(sink.dir, &self.dir(sink.dir).await?),
             Base::Local => {
-                let place = std::env::temp_dir();
+                let place = ASIDE.get().map(PathBuf::as_path);
+                let place = place.unwrap_or(Path::new(ASIDE_BY_DEFAULT));
                 let path = place.as_os_str().as_encoded_bytes();
                 TemporaryDir {
                     fd: self.open_directory(None, path, 0).await?,

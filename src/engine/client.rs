@@ -12,7 +12,7 @@ use landro_sys::{Availability, Bind, Pool, probe};
 
 use super::pursuit::{Persistence, Pursuit, Setback};
 use super::sockets::options;
-use super::workers::{Chosen, Sharing, WorkerThread, choose, raise_open_files, share, spawn};
+use super::workers::{Chosen, Sharing, WorkerThread, choose, share, spawn};
 use super::{BackendChoice, EngineError, checked, demand_calls, now, tcp_limits, tls_in_kernel};
 use crate::budget::Budget;
 use crate::config::{LaneCount, LaneKinds, QuicConfig};
@@ -113,7 +113,6 @@ impl Client {
                 Persistence::NONE
             }
         };
-        raise_open_files();
         let trying = Trying::start(&config, &request)?;
         Ok(Client {
             pursuit: Pursuit::new(now(), persistence, config.patience),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use landro_sys::{Backend, Caps, Pool};
 
 use super::sockets::{Sockets, bind_all, options};
-use super::workers::{Sharing, WorkerThread, choose, raise_open_files, share, spawn};
+use super::workers::{Sharing, WorkerThread, choose, share, spawn};
 use super::{BackendChoice, EngineError, checked, now};
 use crate::budget::Budget;
 use crate::config::{LaneKind, LaneKinds, QuicConfig};
@@ -53,7 +53,6 @@ impl Host {
     /// # Errors
     /// When an address cannot be had, or a worker cannot set up its ring.
     pub fn start(config: HostConfig) -> Result<Host, EngineError> {
-        raise_open_files();
         let config = HostConfig {
             quic: checked(config.quic)?,
             ..config

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{EngineError, demand_calls, workers};
+use super::{EngineError, demand_calls};
 use crate::proto::session::Transfer;
 use crate::proto::{Event, Outcome, errors};
 use crate::worker;
@@ -54,7 +54,6 @@ impl LocalCopy {
     /// single entries is an event.
     pub fn start(transfer: Transfer) -> Result<LocalCopy, EngineError> {
         demand_calls()?;
-        workers::raise_open_files();
         let shared = Arc::new(Mutual::default());
         let copying = shared.clone();
         let run = move || {

@@ -11,7 +11,7 @@ use landro_sys::numa::{CoreOfNode, Topology};
 use landro_sys::{Backend, Caps, Pool};
 
 use super::sockets::{Sockets, bind_all, rule};
-use super::workers::{Chosen, Sharing, WorkerThread, choose, raise_open_files, share, spawn};
+use super::workers::{Chosen, Sharing, WorkerThread, choose, share, spawn};
 use super::{
     BackendChoice, EngineError, before, checked, demand_calls, now, tcp_limits, tls_in_kernel,
 };
@@ -99,7 +99,6 @@ impl Server {
     ) -> Result<Server, EngineError> {
         config.quic = checked(config.quic)?;
         demand_calls()?;
-        raise_open_files();
         say_if_unweighed();
         let chosen = choose(config.backend, || Caps::probe().io_uring)?;
         let workers = config.workers.clamp(1, 255) as u8;

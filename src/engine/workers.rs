@@ -23,14 +23,6 @@ use crate::worker::{
 /// be.
 const MAILBOX_ROOM: usize = 1024;
 
-/// A session may hold some 200 descriptors (64 directories, 64 partial files and their journals),
-/// and there are many.
-pub(super) fn raise_open_files() {
-    if let Err(error) = landro_sys::process::raise_open_files() {
-        tracing::warn!(%error, "cannot raise the limit of open files (ulimit -n)");
-    }
-}
-
 /// What workers are to run on, and why.
 pub(super) struct Chosen {
     pub(super) wish: BackendWish,

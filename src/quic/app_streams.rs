@@ -143,8 +143,8 @@ impl Conn {
     }
 
     /// Whether nothing that was sent waits for an acknowledgement. quiche does not say so, but its
-    /// next timer is that of idleness then, which is far away; the timer of what is lost is due after
-    /// some round trips.
+    /// next timer is that of idleness then, which is far away; the timer of what is lost is due
+    /// after some round trips.
     pub fn is_all_acknowledged(&self, now: Instant) -> bool {
         let peer = self.quiche.peer_transport_params();
         let peer = peer.map(|peer| Duration::from_millis(peer.max_idle_timeout));

@@ -555,10 +555,7 @@ impl Conn {
         }
         self.peer = self.certificate_of_peer();
         if let Some((resets, key)) = &self.resets
-            && let Some(token) = self
-                .quiche
-                .peer_transport_params()
-                .and_then(|p| p.stateless_reset_token)
+            && let Some(token) = self.peer_reset_token()
         {
             resets
                 .lock()
@@ -621,11 +618,6 @@ impl Conn {
         self.sending.packets
     }
 
-    #[cfg(any(test, feature = "internals"))]
-    pub fn packets_received(&self) -> u64 {
-        self.packets_received
-    }
-
     /// Whether this lane is *worn*: its keys have sealed or opened so many packets that another
     /// lane is to replace it, long before AES-GCM's limit of 2^23 packets (RFC 9001 §6.6). quiche
     /// never updates a key.
@@ -668,6 +660,11 @@ impl Conn {
         self.quiche.bytes()
     }
 
+    fn peer_reset_token(&self) -> Option<u128> {
+        let peer = self.quiche.peer_transport_params();
+        peer.and_then(|peer| peer.stateless_reset_token)
+    }
+
     fn share_bytes(&self) -> u64 {
         self.share.bytes(self.peer_is())
     }
@@ -688,10 +685,7 @@ impl Conn {
 impl Drop for Conn {
     fn drop(&mut self) {
         if let Some((resets, key)) = &self.resets
-            && let Some(token) = self
-                .quiche
-                .peer_transport_params()
-                .and_then(|p| p.stateless_reset_token)
+            && let Some(token) = self.peer_reset_token()
         {
             let mut resets = resets.lock().unwrap_or_else(PoisonError::into_inner);
             if resets.get(&token) == Some(key) {

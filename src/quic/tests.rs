@@ -2,6 +2,7 @@
 //! sockets.
 
 mod early;
+mod ends;
 mod exchange;
 mod handshake;
 mod paths;

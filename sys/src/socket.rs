@@ -197,9 +197,9 @@ impl UdpSocket {
         self.gro
     }
 
-    /// Lets sockets that are bound with [`UdpOptions::reuse_port`] from now on have this one's port.
-    /// Bound without, it had the port to itself: with SO_REUSEPORT set before, bind(2) may choose, or
-    /// join, a port that another process of the same user shares.
+    /// Lets sockets that are bound with [`UdpOptions::reuse_port`] from now on have this one's
+    /// port. Bound without, it had the port to itself: with SO_REUSEPORT set before, bind(2) may
+    /// choose, or join, a port that another process of the same user shares.
     ///
     /// # Errors
     /// What setsockopt(2) says.

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// Packets each way that pass anyhow: a handshake is given some seconds, and now and then that is not
-/// enough where so much is lost.
+/// Packets each way that pass anyhow: a handshake is given some seconds, and now and then that is
+/// not enough where so much is lost.
 const PASS_FIRST: usize = 20;
 
 /// Where it listens for one client of `to`. It loses each packet with this probability, in percent,

@@ -69,7 +69,7 @@ impl Session {
     pub fn traffic(&self) -> [u64; 3] {
         [
             self.conn.packets_sent(),
-            self.conn.packets_received(),
+            self.conn.received_packets(),
             self.keep_alives,
         ]
     }

@@ -122,8 +122,8 @@ impl RunningStream {
 
     /// The end goes alone once nothing of the stream is under way. Where the peer's direction is
     /// open, quiche keeps the stream anyway, and the end goes at once: the peer waits for it to
-    /// answer. It goes again then, after losses: of a lost range and a lost end behind others, quiche
-    /// sends the range alone.
+    /// answer. It goes again then, after losses: of a lost range and a lost end behind others,
+    /// quiche sends the range alone.
     pub(super) fn end_alone(&mut self, conn: &mut Conn, now: Instant) -> Fed {
         let is_under_way = Arc::strong_count(&self.mark) > 1;
         let has_losses = conn.losses() != self.losses_before;
@@ -161,8 +161,8 @@ impl RunningStream {
     }
 
     /// Where something of the stream may have been sent twice, it is to be acknowledged twice, or
-    /// lost, before quiche has the end: until nothing at all is under way, or, where something always
-    /// is, until so much was acknowledged that it was not all sent before.
+    /// lost, before quiche has the end: until nothing at all is under way, or, where something
+    /// always is, until so much was acknowledged that it was not all sent before.
     fn is_quiet(&mut self, conn: &Conn, now: Instant) -> bool {
         if conn.is_all_acknowledged(now) {
             return true;

@@ -275,17 +275,27 @@ fn no_longer_allowed() -> SessionError {
     SessionError::told(SessionErrorCode::Permission, "no longer allowed")
 }
 
-/// Runs for a while, ends early, checks that nothing is half-done under a final name and that
-/// nothing whole is forgotten.
+/// Runs for a while, and ends early, somehow.
 fn run_partly(scenario: &mut Scenario, rng: &mut Rng) {
+    let limit = rng.pick(&[20, 200, 2000]);
+    let steps = rng.below(limit);
+    run_steps(scenario, steps, &mut |world| end_early(world, rng));
+}
+
+/// Runs for so many steps, is ended, checks that nothing is half-done under a final name and that
+/// nothing whole is forgotten. False: there were not so many.
+fn run_steps(
+    scenario: &mut Scenario,
+    steps: usize,
+    end: &mut dyn FnMut(&mut World) -> BTreeMap<EntryId, u64>,
+) -> bool {
     let (source, before) = (scenario.source.clone(), scenario.target.clone());
     let mut world = scenario.world(start());
-    let limit = rng.pick(&[20, 200, 2000]);
-    let early = world.run(rng.below(limit)) == Stop::Reached;
+    let early = world.run(steps) == Stop::Reached;
     let receiver = 1 - world.sender;
     let committed_before = world.sides[receiver].handles.committed_bytes;
     let arrived = if early {
-        end_early(&mut world, rng)
+        end(&mut world)
     } else {
         BTreeMap::new()
     };
@@ -322,6 +332,56 @@ fn run_partly(scenario: &mut Scenario, rng: &mut Rng) {
         "{kept} bytes of whole chunks had arrived, {journaled} are in journals"
     );
     scenario.check(&source, &before, Strictness::Partial, BTreeMap::new(), None);
+    early
+}
+
+/// What becomes of a handle that is dropped, or told to cancel, before whichever step of its
+/// transfer: nothing is half there, and the next one goes on where it was.
+#[test]
+fn a_transfer_that_is_dropped_at_each_step_is_gone_on_with() {
+    let dropped = std::cell::Cell::new(0);
+    for_seeds(
+        "a_transfer_that_is_dropped_at_each_step_is_gone_on_with",
+        6,
+        |seed| {
+            for step in 0.. {
+                let mut scenario = Scenario::random(
+                    seed,
+                    if seed % 2 == 0 {
+                        SMALL_TREE
+                    } else {
+                        LARGE_TREE
+                    },
+                );
+                if scenario.shape == Shape::Renamed {
+                    scenario.shape = Shape::IntoNew;
+                }
+                let was_early = run_steps(&mut scenario, step, &mut |world| {
+                    let arrived = world.tap.unfinished();
+                    world.input(CLIENT, Input::Cancel(CancelReason::User));
+                    arrived
+                });
+                if !was_early {
+                    break;
+                }
+                dropped.set(dropped.get() + 1);
+                let expected = scenario.journaled_bytes();
+                let (source, before) = (scenario.source.clone(), scenario.target.clone());
+                let mut world = scenario.world(start());
+                world.run(usize::MAX);
+                let totals = complete(&world);
+                assert_eq!(totals.resumed_bytes, expected, "dropped before step {step}");
+                scenario.keep(world);
+                let exact = Strictness::Exact;
+                scenario.check(&source, &before, exact, BTreeMap::new(), Some(&totals));
+            }
+        },
+    );
+    assert!(
+        dropped.get() > 1000,
+        "transfers of {} steps in all",
+        dropped.get()
+    );
 }
 
 #[test]

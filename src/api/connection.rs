@@ -56,7 +56,7 @@ impl Connection {
         self.attached().facts.is_server
     }
 
-    /// Numbers of the path, no older than a tenth of a second before the last packet.
+    /// Numbers of the path, which may be a tenth of a second old.
     pub fn statistics(&self) -> ConnectionStatistics {
         self.attached().statistics()
     }

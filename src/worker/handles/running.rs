@@ -66,6 +66,9 @@ pub(crate) struct StreamsApp {
     /// Packets that had come when the sending halves were last looked at.
     looked_at: u64,
     measured_at: Option<Instant>,
+    /// Packets that had come and gone by then, and whether there were others since.
+    measured_packets: u64,
+    is_stale: bool,
     /// Where the peer's ticket goes that the next connection is resumed with, and as what.
     pub(super) keeps_ticket: Option<(Arc<Tickets>, String)>,
     /// What listeners were told already.
@@ -99,6 +102,8 @@ impl StreamsApp {
             buffer: Vec::new(),
             looked_at: 0,
             measured_at: None,
+            measured_packets: 0,
+            is_stale: false,
             keeps_ticket: None,
             told: ToldEvents::default(),
             asked: Vec::new(),
@@ -501,17 +506,20 @@ impl StreamsApp {
         let running = waiting.filter_map(|stream| self.streams.get(stream));
         let streams = running.filter_map(|running| running.waits_until).min();
         let measures = self.measured_at.map(|at| at + MEASURED_EVERY);
-        let tells = measures.filter(|_| self.told.has_more());
+        let tells = measures.filter(|_| self.is_stale || self.told.has_more());
         streams.into_iter().chain(tells).min()
     }
 
     /// After a turn: what the path is like.
     pub(crate) fn settle(&mut self, conn: &Conn, now: Instant) {
+        let packets = conn.packets_sent() + conn.received_packets();
         if self.measured_at.is_none_or(|at| at + MEASURED_EVERY <= now) {
             self.measured_at = Some(now);
+            self.measured_packets = packets;
             self.measure(conn);
             self.told.tell(&self.attached, conn);
         }
+        self.is_stale = packets != self.measured_packets;
         self.told.look(&self.attached, conn);
         self.note_handshake(conn, now);
     }

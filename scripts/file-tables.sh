@@ -38,5 +38,6 @@ trap 'rm -f "$new"' EXIT
     table src/proto 1
     for dir in src/proto/*/; do table "${dir%/}" 9; done
     table sys/src 9
+    table object_store/src 9
 } > "$new"
 cat "$new" > "$doc"

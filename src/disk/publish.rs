@@ -446,20 +446,23 @@ async fn replace(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Result<(
     replaced
 }
 
+/// The second name is this session's as long as the file is locked: one that another session took
+/// away could not be had again (linkat(2) names no file whose last name is gone), and one that it
+/// put its own file under would be renamed in place of ours.
 async fn rename_over(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Result<(), DiskError> {
     let Arrival {
         dir, file, name, ..
     } = arrival;
+    // Nobody else has ever seen it.
+    files.lock(file).await?;
     for path in free_names(name, Use::New) {
         let replacement = path.to_c();
         match link(files, file, dir, &replacement).await {
             Ok(()) => {}
             Err(DiskError { errno: EEXIST, .. }) => {
-                // A leftover, or another session's that it will miss and make anew.
-                if !files.is_unfinished(dir, replacement.as_bytes()).await? {
+                if !remove_left(files, dir, &replacement).await? {
                     continue;
                 }
-                unlink(files, dir, &replacement).await?;
                 match link(files, file, dir, &replacement).await {
                     Err(DiskError { errno: EEXIST, .. }) => continue,
                     other => other?,
@@ -467,20 +470,36 @@ async fn rename_over(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Resu
             }
             Err(error) => return Err(error),
         }
-        match rename(files, dir, &replacement, to, 0).await {
-            Ok(()) => return Ok(()),
-            // Another session replacing the same file took our second name away: again.
-            Err(DiskError { errno: ENOENT, .. }) => {}
-            Err(error) => {
-                unlink(files, dir, &replacement).await?;
-                return Err(error);
-            }
+        let named = rename(files, dir, &replacement, to, 0).await;
+        if named.is_err() {
+            unlink(files, dir, &replacement).await?;
         }
+        return named;
     }
     Err(DiskError {
         call: "renameat",
         errno: EBUSY,
     })
+}
+
+/// Removes a second name that a crash left. False: it is not ours, or a session is at work under
+/// it.
+async fn remove_left(files: &Files, dir: &Arc<OwnedFd>, path: &CString) -> Result<bool, DiskError> {
+    let Some(left) = files.unfinished(dir, path.as_bytes()).await? else {
+        return Ok(false);
+    };
+    if !files.lock(&left.file).await? {
+        return Ok(false);
+    }
+    // Between our open and our lock its session may have renamed it, and another one begun here.
+    let ours = files.fstat(&left.file).await?;
+    match files.lstat(dir, path.as_bytes()).await {
+        Ok(named) if named.inode == ours.ino => {}
+        Ok(_) | Err(DiskError { errno: ENOENT, .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    unlink(files, dir, path).await?;
+    Ok(true)
 }
 
 pub async fn link(

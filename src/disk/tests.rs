@@ -3,6 +3,7 @@
 
 mod away;
 mod driven;
+mod replaced;
 mod short;
 
 use std::fs::{self, Permissions};

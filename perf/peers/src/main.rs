@@ -1,9 +1,9 @@
 //! landro's streams beside those of quinn and s2n-quic: the same scenarios, over loopback, each
 //! library with a server and a client process of its own, rounds interleaved.
 //!
-//! `cd perf/peers && cargo run --locked --release -- [--rounds N] [--udp-payload BYTES] [--threads N]
-//! [--scenarios bulk,requests,crowd] [--peers landro,quinn,s2n-quic]` prints every round and then
-//! medians with their spread.
+//! In perf/peers, `cargo run --locked --release -- [--rounds N] [--udp-payload BYTES]
+//! [--threads N] [--scenarios bulk,requests,crowd] [--peers landro,quinn,s2n-quic]` prints every
+//! round and then medians with their spread.
 
 #![forbid(unsafe_code)]
 

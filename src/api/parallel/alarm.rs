@@ -11,7 +11,7 @@ use event_listener::Event;
 use crate::engine;
 
 /// The alarms of transfers of which one is under way at a time. The thread is started with the
-/// first, for a short transfer takes no longer than a thread's start, and ends when this is dropped.
+/// first, for a short transfer takes no longer than that start, and ends when this is dropped.
 #[derive(Default)]
 pub(super) struct StallAlarms(OnceLock<Arc<AlarmState>>);
 

@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Read};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
@@ -22,6 +23,10 @@ const TOUCHED_BYTES: usize = 512 << 20;
 const RUN_DURATION_MAX: Duration = Duration::from_secs(180);
 const LOOKS_EVERY: Duration = Duration::from_millis(20);
 
+/// What QUIC asks of every path, and what a full Ethernet frame carries: none of the three has to
+/// look for it, and beyond that they do it in different ways.
+const UDP_PAYLOADS: RangeInclusive<u16> = 1200..=1472;
+
 struct Options {
     rounds: usize,
     udp_payload_bytes: u16,
@@ -34,8 +39,7 @@ impl Options {
     fn of(words: &[String]) -> Result<Options> {
         let mut options = Options {
             rounds: 5,
-            // A full Ethernet frame.
-            udp_payload_bytes: 1472,
+            udp_payload_bytes: *UDP_PAYLOADS.end(),
             threads: 2,
             scenarios: Scenario::ALL.to_vec(),
             peers: Peer::ALL.to_vec(),
@@ -52,6 +56,9 @@ impl Options {
                 "--peers" => options.peers = all_of(value, Peer::of)?,
                 _ => return Err(format!("no option {name:?}; src/main.rs has them").into()),
             }
+        }
+        if !UDP_PAYLOADS.contains(&options.udp_payload_bytes) {
+            return Err(format!("a UDP payload has {UDP_PAYLOADS:?} bytes here").into());
         }
         match options.rounds == 0 || options.threads == 0 {
             true => Err("at least one round, by one thread".into()),

@@ -42,7 +42,7 @@ impl ReadBuffers {
     /// The first bytes of it, whose memory comes back when the last of them is dropped, on whatever
     /// thread.
     pub(super) fn hand_on(&mut self, bytes: usize) -> Bytes {
-        Bytes::from_owner(Filled {
+        Bytes::from_owner(LentBuffer {
             memory: std::mem::take(&mut self.current),
             bytes,
             home: Arc::clone(&self.idle),
@@ -50,19 +50,19 @@ impl ReadBuffers {
     }
 }
 
-struct Filled {
+struct LentBuffer {
     memory: Vec<u8>,
     bytes: usize,
     home: Arc<Idle>,
 }
 
-impl AsRef<[u8]> for Filled {
+impl AsRef<[u8]> for LentBuffer {
     fn as_ref(&self) -> &[u8] {
         &self.memory[..self.bytes]
     }
 }
 
-impl Drop for Filled {
+impl Drop for LentBuffer {
     fn drop(&mut self) {
         let mut idle = self.home.buffers();
         if idle.len() < IDLE_MAX {

@@ -1,8 +1,11 @@
 //! Streams of an embedding program between two engines of one process, over loopback: requests that
-//! are answered, one stream that is as fast as it can be, and streams that are opened and ended.
+//! are answered, one stream that is as fast as it can be, and streams that are opened and ended; in
+//! between the first two by the engine without handles.
 //!
 //! `cargo bench --bench streams_bench [-- ROUNDS]` prints the median and the spread of so many
 //! rounds (5).
+
+mod direct;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -10,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use direct::Direct;
 use futures_lite::future::{block_on, zip};
 use hdrhistogram::Histogram;
 use landro::{Connection, Engine, PeerTrust};
@@ -41,14 +45,19 @@ fn main() {
     let (ours, theirs) = (ours.expect("a connection"), theirs.expect("the same"));
     // Each on a thread of its own, as programs are.
     thread::spawn(move || block_on(serve(theirs)));
-    let mut found: [Vec<f64>; 4] = Default::default();
+    let without = Direct::start();
+    let mut found: [Vec<f64>; 7] = Default::default();
     for round in 0..=rounds {
         let (p50, p99) = block_on(requests(&ours));
+        let (direct_p50, direct_p99) = without.requests(REQUEST_BYTES);
         let bulk = block_on(bulk(&ours));
+        let direct_bulk = without.bulk();
         let streams = block_on(streams(&ours));
         // The first touches the memory.
         if round > 0 {
-            let all = [micros(p50), micros(p99), bulk, streams];
+            let latencies = [p50, p99, direct_p50, direct_p99].map(micros);
+            let rates = [bulk, direct_bulk, streams];
+            let all = latencies.into_iter().chain(rates);
             found
                 .iter_mut()
                 .zip(all)
@@ -58,7 +67,10 @@ fn main() {
     let names = [
         "request and answer of 1 KiB on one stream, p50 us",
         "the same, p99 us",
+        "without handles, p50 us",
+        "without handles, p99 us",
         "one stream, 1 GiB, MB/s",
+        "without handles, MB/s",
         "streams of 8 bytes, opened and read to the end, per second",
     ];
     for (name, mut found) in names.into_iter().zip(found) {

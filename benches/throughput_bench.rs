@@ -1,9 +1,10 @@
 //! What each part costs by itself, and files by size through two engines in one process (loopback,
 //! files in memory).
 //!
-//! `cargo bench --bench throughput_bench [-- FILTER]`; a part is `quic`, `wire`, `hash`, `chunks`,
-//! `session`, `udp` or `engine`. For comparisons keep the numbers of before: `-- --save-baseline
-//! NAME`, then `-- --baseline NAME`.
+//! `cargo bench --bench throughput_bench [-- FILTER]`; a part is `table`, `quic`, `wire`, `hash`,
+//! `chunks`, `session`, `udp` or `engine`. `table` is the specification's, of transfers by handles;
+//! it comes first where all are run. For comparisons of the others keep the numbers of before: `--
+//! --save-baseline NAME`, then `-- --baseline NAME`.
 
 mod micro;
 
@@ -14,9 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use criterion::{
-    BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
-};
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group};
 use landro::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use landro::config::{LaneCount, LaneKind, LaneKinds, QuicConfig};
 use landro::engine::{
@@ -198,4 +197,17 @@ criterion_group! {
         micro::sessions::bench, micro::udp::bench
 }
 criterion_group! { name = whole; config = engine_config(); targets = engine }
-criterion_main!(parts, whole);
+
+fn main() {
+    // cargo itself adds `--bench`.
+    let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
+    let first = words.next();
+    if first.as_deref().is_none_or(|word| word == "table") {
+        micro::table::print(&dir_in_memory());
+    }
+    if first.as_deref() != Some("table") {
+        parts();
+        whole();
+        Criterion::default().configure_from_args().final_summary();
+    }
+}

@@ -4,6 +4,7 @@ pub mod chunks;
 pub mod hashing;
 pub mod packets;
 pub mod sessions;
+pub mod table;
 pub mod udp;
 pub mod wire;
 

@@ -1,5 +1,5 @@
-//! Pieces of files and their digests, read and reckoned by threads of their own: whoever polls a
-//! future waits for no disk.
+//! Pieces of files and their digests, read and reckoned by threads of their own where that takes
+//! long: whoever polls a future waits for no disk.
 
 use std::fs::File;
 use std::io;
@@ -22,6 +22,10 @@ use crate::proto::integrity::{ChunkHasher, Digest};
 /// that the digests of pieces are merged by what merges its own.
 pub(super) const PIECE_BYTES: usize = 1 << CHUNK_LOG2_MIN;
 
+/// A piece of at most so much that is in memory is read and reckoned at once, in less than the 20
+/// microseconds or more that a thread takes to wake.
+const AT_ONCE_BYTES: usize = 16 << 10;
+
 /// Where the bytes of a piece come from.
 pub(super) enum PieceSource {
     File {
@@ -31,6 +35,18 @@ pub(super) enum PieceSource {
         buffers: BufferPool,
     },
     Memory(Bytes),
+}
+
+impl PieceSource {
+    /// Little, and in memory: no disk is waited for.
+    fn is_at_once(&self) -> bool {
+        match self {
+            PieceSource::Memory(bytes) => bytes.len() <= AT_ONCE_BYTES,
+            PieceSource::File { file, bytes, .. } => {
+                *bytes <= AT_ONCE_BYTES && landro_sys::file::is_in_memory(file)
+            }
+        }
+    }
 }
 
 /// Which piece of how many bytes in all a digest is wanted of.
@@ -111,18 +127,24 @@ impl FileReads {
         }
     }
 
-    /// Begins to read. How many are begun at a time, callers bound by permits.
+    /// Begins to read; what is little and in memory is read already when this returns. How many are
+    /// begun at a time, callers bound by permits.
     pub fn begin(
         &self,
         source: PieceSource,
         place: Option<PlaceOfPiece>,
         permit: Permit,
     ) -> Result<PieceRead, PieceError> {
-        let slot = Arc::new(ReadSlot {
-            result: Mutex::new(None),
+        let slot = |result| ReadSlot {
+            result: Mutex::new(result),
             changed: Event::new(),
             is_wanted: AtomicBool::new(true),
-        });
+        };
+        if source.is_at_once() {
+            let result = read(source, place, permit);
+            return Ok(PieceRead(Arc::new(slot(Some(result)))));
+        }
+        let slot = Arc::new(slot(None));
         let job = ReadJob {
             source,
             place,

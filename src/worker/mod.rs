@@ -51,6 +51,7 @@ use apps::streams::Dials;
 use client_transfer::ClientTransfer;
 use connections::Connections;
 use event_loop::Loop;
+use handles::ReadBuffers;
 use limits::{COMPLETIONS_PER_TURN, MAILS_PER_TURN, QUEUE_ENTRIES, RECEIVE_BUFFERS};
 use listeners::Listeners;
 use outbox::Outbox;
@@ -175,6 +176,8 @@ pub struct Worker {
     connects: Option<ConnectsEnd>,
     /// Where connections of the embedding program are let in.
     _accepting: Option<Accepting>,
+    /// What is read for handles.
+    read_buffers: ReadBuffers,
     /// Timers that expire in this turn; empty between turns, kept for its room.
     due: Vec<Timer>,
 }
@@ -261,6 +264,7 @@ impl Worker {
                 .as_ref()
                 .filter(|_| lets_in)
                 .map(|programs| programs.incoming.begin()),
+            read_buffers: ReadBuffers::default(),
             due: Vec::new(),
             io: Loop::new(parts.id, now, driver, pool, shared),
         };

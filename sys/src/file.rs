@@ -19,8 +19,8 @@ mod xattr;
 
 pub use holes::FoundData;
 pub(crate) use holes::next_data;
-pub use run::run;
 pub(crate) use run::sync_range_flags;
+pub use run::{is_in_memory, run};
 
 /// The constants of open, openat2, rename and stat calls that users of [`FileOp`] need.
 pub mod flags {

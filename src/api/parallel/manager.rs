@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::alarm::StallAlarm;
+use super::alarm::StallAlarms;
 use super::chunks::{ChunkProvider, ChunkResult, LARGEST_CHUNK_BYTES, NeededChunk};
 use super::crew::unless;
 use super::errors::ParallelTransferError;
@@ -92,6 +92,7 @@ pub struct ParallelTransferManager {
     buffers: BufferPool,
     reads: FileReads,
     board: Arc<ProgressBoard>,
+    alarms: StallAlarms,
 }
 
 impl ParallelTransferManager {
@@ -106,6 +107,7 @@ impl ParallelTransferManager {
             buffers: BufferPool::new(config.max_buffer_size),
             reads: FileReads::new(threads),
             board: Arc::default(),
+            alarms: StallAlarms::default(),
             config,
         }
     }
@@ -121,7 +123,8 @@ impl ParallelTransferManager {
     /// Sends the chunks, and gives what became of each, in the order in which they are needed.
     /// Returns when the peer has said so of all of them.
     ///
-    /// Files are read by threads of the manager; all else is done by whoever polls the future.
+    /// Files are read, and digests reckoned, by threads of the manager, but for pieces of at most
+    /// 16 KiB in memory; all else is done by whoever polls the future.
     ///
     /// # Errors
     /// A value of the configuration, or a chunk, cannot be; nothing moved for the progress timeout;
@@ -143,7 +146,7 @@ impl ParallelTransferManager {
         if chunks.is_empty() {
             return Ok(Vec::new());
         }
-        let alarm = StallAlarm::start(self.progress_timeout);
+        let alarm = self.alarms.start(self.progress_timeout);
         let alarm = alarm.map_err(ParallelTransferError::Thread)?;
         // The first wait: streams that go both ways may all be taken.
         let opens = unless(alarm.rings(), self.connection.open_bi());

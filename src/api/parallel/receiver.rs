@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 
-use super::alarm::StallAlarm;
+use super::alarm::{StallAlarm, StallAlarms};
 use super::chunks::{ChunkResult, ChunkSink, LARGEST_CHUNK_BYTES, NeededChunk};
 use super::crew::unless;
 use super::errors::ParallelTransferError;
@@ -70,6 +70,7 @@ pub struct ParallelReceiver {
     progress_timeout: Duration,
     gate: Arc<MemoryGate>,
     buffers: BufferPool,
+    alarms: StallAlarms,
     is_busy: AtomicBool,
 }
 
@@ -92,6 +93,7 @@ impl ParallelReceiver {
             gate: MemoryGate::new(config.max_buffer_size),
             buffers: BufferPool::new(config.max_buffer_size),
             config,
+            alarms: StallAlarms::default(),
             is_busy: AtomicBool::new(false),
         }
     }
@@ -127,7 +129,7 @@ impl ParallelReceiver {
         }
         let _busy = BusyReceiver(&self.is_busy);
         let (mut say, mut hear) = self.connection.accept_bi().await?;
-        let alarm = StallAlarm::start(self.progress_timeout);
+        let alarm = self.alarms.start(self.progress_timeout);
         let alarm = alarm.map_err(ParallelTransferError::Thread)?;
         let done = self.run(sink, alarm, (&mut say, &mut hear)).await;
         if let Err(
@@ -256,7 +258,8 @@ async fn read_to(
 async fn tell(say: &mut SendStream, hear: &mut RecvStream, error: &ParallelTransferError) {
     let mut words = BytesMut::new();
     ControlMessage::Refused(error.to_string()).write(&mut words);
-    let Ok(linger) = StallAlarm::start(LINGER) else {
+    let alarms = StallAlarms::default();
+    let Ok(linger) = alarms.start(LINGER) else {
         return;
     };
     let tells = async {

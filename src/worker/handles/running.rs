@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::attached::Attached;
 use super::order::SendOrder;
 use super::pipe::{Pipe, ReadBytes, ReceivePhase, SendPhase, ToSend};
+use super::read_buffers::{READ_BYTES, ReadBuffers};
 use super::running_stream::{Fed, RunningStream, Sends};
 use super::tickets::Tickets;
 use super::told::ToldEvents;
@@ -22,9 +21,6 @@ use crate::quic::{
 /// Stream bytes that may wait unsent in the transport: what waits for long is cold in cache when it
 /// is sealed.
 const UNSENT_BYTES: usize = 128 << 10;
-
-/// What one read brings at most.
-const READ_BYTES: usize = 64 << 10;
 
 /// A read of so much hands its buffer on; less is copied out of it, for what is kept counts as what
 /// it is and not as what it holds.
@@ -61,8 +57,6 @@ pub(crate) struct StreamsApp {
     unread: usize,
     /// Those that were stopped, as long as the transport holds their places.
     stopped: Vec<u64>,
-    /// What the next read fills.
-    buffer: Vec<u8>,
     /// Packets that had come when the sending halves were last looked at.
     looked_at: u64,
     measured_at: Option<Instant>,
@@ -99,7 +93,6 @@ impl StreamsApp {
             known_newcomers: HashSet::new(),
             unread: 0,
             stopped: Vec::new(),
-            buffer: Vec::new(),
             looked_at: 0,
             measured_at: None,
             measured_packets: 0,
@@ -253,7 +246,7 @@ impl StreamsApp {
 /// What arrives.
 impl StreamsApp {
     /// Reads what handles have room for. True: there is more than one turn allows.
-    pub(crate) fn read(&mut self, conn: &mut Conn) -> bool {
+    pub(crate) fn read(&mut self, conn: &mut Conn, buffers: &mut ReadBuffers) -> bool {
         while let Some(datagram) = conn.next_datagram() {
             self.attached.arrived(datagram);
         }
@@ -266,7 +259,7 @@ impl StreamsApp {
             && let Some(stream) = self.readable.pop_front()
         {
             reads += 1;
-            if self.read_stream(conn, stream) {
+            if self.read_stream(conn, stream, buffers) {
                 self.readable.push_back(stream);
             } else if let Some(running) = self.streams.get_mut(&stream) {
                 running.is_in_readable = false;
@@ -349,7 +342,7 @@ impl StreamsApp {
     }
 
     /// One read. True: there may be more.
-    fn read_stream(&mut self, conn: &mut Conn, stream: u64) -> bool {
+    fn read_stream(&mut self, conn: &mut Conn, stream: u64, buffers: &mut ReadBuffers) -> bool {
         let most = (KEPT_BYTES / self.streams.len().max(1))
             .clamp(*KEPT_OF_ONE.start(), *KEPT_OF_ONE.end());
         let Some(running) = self.streams.get_mut(&stream) else {
@@ -365,8 +358,7 @@ impl StreamsApp {
         if !running.is_receiving || room_bytes == 0 {
             return false;
         }
-        self.buffer.resize(READ_BYTES, 0);
-        let phase = match conn.read(stream, &mut self.buffer[..room_bytes]) {
+        let phase = match conn.read(stream, &mut buffers.next()[..room_bytes]) {
             Ok(None) => match running.discards {
                 // Everything that is here was dropped, and the peer is told to send no more.
                 Some(code) if self.stopped.len() < STOPPED_MAX as usize => {
@@ -378,12 +370,8 @@ impl StreamsApp {
             },
             Ok(Some((bytes, fin))) => {
                 running.pipe.arrive(match bytes >= HANDED_ON_BYTES {
-                    true => {
-                        let mut buffer = std::mem::take(&mut self.buffer);
-                        buffer.truncate(bytes);
-                        ReadBytes::Buffer(Bytes::from(buffer))
-                    }
-                    false => ReadBytes::Little(&self.buffer[..bytes]),
+                    true => ReadBytes::Buffer(buffers.hand_on(bytes)),
+                    false => ReadBytes::Little(&buffers.next()[..bytes]),
                 });
                 if !fin {
                     return true;

@@ -330,7 +330,13 @@ fn lock(file: &OwnedFd, how: Flock) -> io::Result<bool> {
     }
 }
 
-fn stat_fs(file: &OwnedFd) -> io::Result<FileSystem> {
+/// Whether a file is on a memory file system, so that reading it waits for no disk (unless it was
+/// swapped out). Not where the kernel does not tell.
+pub fn is_in_memory(file: impl AsFd) -> bool {
+    stat_fs(file).is_ok_and(|found| found.is_memory)
+}
+
+fn stat_fs(file: impl AsFd) -> io::Result<FileSystem> {
     let raw = nix::sys::statfs::fstatfs(file)?;
     let magic = raw.filesystem_type().0;
     let block_bytes = u64::try_from(raw.block_size()).unwrap_or(0);

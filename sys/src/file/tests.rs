@@ -208,6 +208,8 @@ fn memory_file_systems_are_known() {
     };
     assert!(kind("/dev/shm").is_memory && kind("/dev/shm").free_bytes > 0);
     assert!(!kind("/proc").is_memory);
+    assert!(is_in_memory(directory("/dev/shm".as_ref())));
+    assert!(!is_in_memory(directory("/proc".as_ref())));
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl Worker {
             return false;
         };
         let close = app.take_wishes(conn);
-        let has_more = app.read(conn);
+        let has_more = app.read(conn, &mut self.read_buffers);
         if let Some((code, reason)) = close {
             self.connections.close(&self.io, key, code, &reason);
         }

@@ -3,6 +3,8 @@
 
 #[path = "streams/early.rs"]
 mod early;
+#[path = "streams/ends.rs"]
+mod ends;
 #[path = "streams/events.rs"]
 mod events;
 #[path = "streams/lossy.rs"]
@@ -27,7 +29,6 @@ use landro::{
     ConnectError, Connection, ConnectionError, DatagramError, Engine, PeerTrust, ReadError,
     WriteError,
 };
-use lossy::lossy;
 
 const PROTOCOL: &str = "streams-test/1";
 const BACKENDS: [BackendChoice; 2] = [BackendChoice::IoUring, BackendChoice::Poll];
@@ -634,66 +635,6 @@ fn dropped_futures_lose_nothing() {
                 }
             }
             assert_eq!(all, round.to_be_bytes());
-        }
-    });
-}
-
-/// Both ways, and each end as soon as there is nothing more: what comes twice for a loss is no
-/// other end.
-#[test]
-fn requests_and_answers_are_whole_where_packets_are_lost() {
-    let seed = 8;
-    let pair = pair_by(BackendChoice::Auto, |at| lossy(at, 20, seed));
-    soon(async {
-        for round in 0..60_u64 {
-            let data = made_up(3000, round);
-            let ours = async {
-                let (mut send, mut receive) = pair.here.open_bi().await.unwrap();
-                send.write_all(&data).await.unwrap();
-                if round % 2 == 0 {
-                    // Its end goes alone.
-                    thread::sleep(Duration::from_millis(round % 7));
-                }
-                send.finish().unwrap();
-                let back = receive.read_to_end(usize::MAX).await.unwrap();
-                assert!(back == data, "round {round}, seed {seed}");
-            };
-            let theirs = async {
-                let (mut send, mut receive) = pair.there.accept_bi().await.unwrap();
-                let all = receive.read_to_end(usize::MAX).await.unwrap();
-                send.write_bytes(all).await.unwrap();
-                send.finish().unwrap();
-            };
-            zip(ours, theirs).await;
-        }
-    });
-}
-
-/// The transport forgets a stream whose bytes are all acknowledged, and an end that was lost with
-/// it: such an end has to arrive all the same.
-#[test]
-fn ends_that_go_alone_arrive_where_packets_are_lost() {
-    let seed = 7;
-    let pair = pair_by(BackendChoice::Auto, |at| lossy(at, 20, seed));
-    soon(async {
-        for round in 0..60_u64 {
-            let ours = async {
-                let mut send = pair.here.open_uni().await.unwrap();
-                send.write_all(&made_up(3000, round)).await.unwrap();
-                if round % 2 == 0 {
-                    // Long enough for some of it to be acknowledged.
-                    send.flush().await.unwrap();
-                    thread::sleep(Duration::from_millis(round % 7));
-                }
-                send.finish().unwrap();
-                send.delivered().await.unwrap();
-            };
-            let theirs = async {
-                let mut receive = pair.there.accept_uni().await.unwrap();
-                let all = receive.read_to_end(usize::MAX).await.unwrap();
-                assert!(all == made_up(3000, round), "round {round}, seed {seed}");
-            };
-            zip(ours, theirs).await;
         }
     });
 }

@@ -113,12 +113,14 @@ impl Daemon {
 
     /// The rows of a directory, or the one of what else is there.
     async fn rows(self: &Arc<Self>, path: Vec<u8>) -> Result<Vec<ListedEntry>, Failure> {
-        self.run(move |daemon, caller| {
+        self.run(move |daemon, _| {
             let path = OsStr::from_bytes(&path);
             let list = daemon
                 .engine
                 .list(&daemon.address, daemon.trust.clone(), path);
-            let rows = caller.wait(list)?;
+            // To its end, though the caller may go: what is dropped ends behind its place, and
+            // callers that try again and again would have any number of them.
+            let rows = block_on(list);
             Some(rows.map_err(|error| daemon.failed("listing", error)))
         })
         .await
@@ -169,12 +171,12 @@ impl Daemon {
         path: Vec<u8>,
         range: Range<u64>,
     ) -> Result<Bytes, Failure> {
-        self.run(move |daemon, caller| {
+        self.run(move |daemon, _| {
             let (trust, path) = (daemon.trust.clone(), OsStr::from_bytes(&path));
             let read = daemon
                 .engine
                 .read_range(&daemon.address, trust, path, range);
-            let bytes = caller.wait(read)?;
+            let bytes = block_on(read);
             Some(bytes.map_err(|error| daemon.failed("reading", error)))
         })
         .await

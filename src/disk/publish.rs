@@ -441,9 +441,9 @@ pub async fn may_replace(files: &Files, dir: &Arc<OwnedFd>, name: &Name) -> Resu
 async fn replace(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Result<(), DiskError> {
     let dir = files.temporary_dir(arrival.dir_id, arrival.dir);
     files.mark_file(&dir, arrival.file, arrival.name).await?;
-    let replaced = rename_over(files, arrival, to).await;
+    rename_over(files, arrival, to).await?;
     files.unmark_file(&dir, arrival.file).await;
-    replaced
+    Ok(())
 }
 
 /// The second name is this session's as long as the file is locked: one that another session took
@@ -453,8 +453,8 @@ async fn rename_over(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Resu
     let Arrival {
         dir, file, name, ..
     } = arrival;
-    // Nobody else has ever seen it.
-    files.lock(file).await?;
+    // Nobody else has ever seen it. Where a file system knows no locks, nobody else gets one either.
+    let _ = files.lock(file).await;
     for path in free_names(name, Use::New) {
         let replacement = path.to_c();
         match link(files, file, dir, &replacement).await {
@@ -472,7 +472,8 @@ async fn rename_over(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Resu
         }
         let named = rename(files, dir, &replacement, to, 0).await;
         if named.is_err() {
-            unlink(files, dir, &replacement).await?;
+            // Where that fails, too, the file is still marked, and removed by the next one.
+            let _ = unlink(files, dir, &replacement).await;
         }
         return named;
     }
@@ -488,7 +489,8 @@ async fn remove_left(files: &Files, dir: &Arc<OwnedFd>, path: &CString) -> Resul
     let Some(left) = files.unfinished(dir, path.as_bytes()).await? else {
         return Ok(false);
     };
-    if !files.lock(&left.file).await? {
+    // An error is that of a file system without locks, where a session may be at work.
+    if !matches!(files.lock(&left.file).await, Ok(true)) {
         return Ok(false);
     }
     // Between our open and our lock its session may have renamed it, and another one begun here.

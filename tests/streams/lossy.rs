@@ -1,11 +1,11 @@
-//! Relays between a client and a peer: one that loses packets, one that is slow, one that becomes
-//! narrow, one that can be listened to.
+//! Relays between a client and a peer: one that loses packets, one that is slow, one that is far
+//! away, one that becomes narrow, one that can be listened to.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Packets each way that pass anyhow: a handshake is given some seconds, and now and then that is
 /// not enough where so much is lost.
@@ -42,6 +42,54 @@ pub fn slow(to: SocketAddr, bytes_per_second: u64) -> SocketAddr {
         true
     };
     relay(to, waits, |_: &[u8]| true)
+}
+
+/// One that every packet takes so long to cross, either way.
+pub fn far(to: SocketAddr, one_way: Duration) -> SocketAddr {
+    let outside = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let inside = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let at = outside.local_addr().unwrap();
+    inside.connect(to).unwrap();
+    let client = Arc::new(Mutex::new(None));
+    let (known, to_outside) = (client.clone(), outside.try_clone().unwrap());
+    let to_inside = inside.try_clone().unwrap();
+    let up = later(one_way, move |packet| {
+        let _ = to_inside.send(&packet);
+    });
+    let down = later(one_way, move |packet| {
+        if let Some(client) = *client.lock().unwrap() {
+            let _ = to_outside.send_to(&packet, client);
+        }
+    });
+    thread::spawn(move || {
+        let mut packet = [0; 65536];
+        while let Ok((len, from)) = outside.recv_from(&mut packet) {
+            *known.lock().unwrap() = Some(from);
+            up(packet[..len].to_vec());
+        }
+    });
+    thread::spawn(move || {
+        let mut packet = [0; 65536];
+        while let Ok(len) = inside.recv(&mut packet) {
+            down(packet[..len].to_vec());
+        }
+    });
+    at
+}
+
+/// Does that with each packet it is given, so much later.
+fn later(delay: Duration, act: impl Fn(Vec<u8>) + Send + 'static) -> impl Fn(Vec<u8>) {
+    let (queue, packets) = mpsc::channel();
+    thread::spawn(move || {
+        while let Ok((due, packet)) = packets.recv() {
+            let due: Instant = due;
+            thread::sleep(due.saturating_duration_since(landro::engine::now()));
+            act(packet);
+        }
+    });
+    move |packet| {
+        let _ = queue.send((landro::engine::now() + delay, packet));
+    }
 }
 
 /// One that loses whatever has more bytes than it says at the time.

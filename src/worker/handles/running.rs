@@ -218,7 +218,7 @@ impl StreamsApp {
             pipe: Arc::clone(&pipe),
             rest: None,
             waits_until: None,
-            quiet_at_bytes: None,
+            waits_since: None,
             losses_before: conn.losses(),
             mark: Arc::default(),
             sends,

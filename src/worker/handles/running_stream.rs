@@ -22,6 +22,12 @@ const QUIET_LOOKS: Duration = Duration::from_millis(100);
 /// holds one for lost that up to 20 later ones overtook.
 const OVERTAKING_BYTES: u64 = 64 << 10;
 
+/// Where little is acknowledged, but something is: so many round trips, and not less than so long,
+/// after a packet was asked for that is. quiche holds what is older than that one for lost 9/8 of
+/// a round trip after it was sent.
+const QUIET_ROUND_TRIPS: u32 = 10;
+const QUIET_AT_LEAST: Duration = Duration::from_secs(1);
+
 /// One stream.
 pub(super) struct RunningStream {
     pub(super) pipe: Arc<Pipe>,
@@ -29,8 +35,8 @@ pub(super) struct RunningStream {
     pub(super) rest: Option<(Bytes, bool)>,
     /// Until when that is kept back, or its end.
     pub(super) waits_until: Option<Instant>,
-    /// What the connection has to have acknowledged before an end goes alone that waits for that.
-    pub(super) quiet_at_bytes: Option<u64>,
+    /// Since when an end waits for others' acknowledgements, and how many bytes there were of these.
+    pub(super) waits_since: Option<(Instant, u64)>,
     /// What [`Conn::losses`] said before anything was sent.
     pub(super) losses_before: u64,
     /// Shared by all that is not acknowledged.
@@ -126,16 +132,16 @@ impl RunningStream {
     /// quiche sends the range alone.
     pub(super) fn end_alone(&mut self, conn: &mut Conn, now: Instant) -> Fed {
         let is_under_way = Arc::strong_count(&self.mark) > 1;
-        let has_losses = conn.losses() != self.losses_before;
         match (self.sends, self.is_receiving) {
-            (Sends::Repeating, _) if is_under_way => return Fed::Blocked,
-            (Sends::Repeating, _) if !has_losses => {
+            (Sends::Repeating, _) | (_, false) if is_under_way => return Fed::Blocked,
+            (Sends::Repeating, _) if !self.has_losses(conn) => {
                 self.sends = Sends::Ended;
                 return Fed::Nothing;
             }
             (Sends::Repeating, _) | (_, true) => {}
-            (_, false) if is_under_way => return Fed::Blocked,
-            (_, false) if has_losses && !self.is_quiet(conn, now) => return Fed::Blocked,
+            (_, false) if self.has_losses(conn) && !self.is_quiet(conn, now) => {
+                return Fed::Blocked;
+            }
             (_, false) => {}
         }
         self.waits_until = None;
@@ -162,8 +168,9 @@ impl RunningStream {
 
     /// Where something of the stream may have been sent twice, it is to be acknowledged twice, or
     /// lost, before quiche has the end: until nothing at all is under way, or, where something
-    /// always is, until so much was acknowledged that it was not all sent before.
-    fn is_quiet(&mut self, conn: &Conn, now: Instant) -> bool {
+    /// always is, until so much was acknowledged that it was not all sent before, or something was
+    /// that was sent now, long enough ago.
+    fn is_quiet(&mut self, conn: &mut Conn, now: Instant) -> bool {
         if conn.is_all_acknowledged(now) {
             return true;
         }
@@ -172,9 +179,20 @@ impl RunningStream {
         }
         self.waits_until = Some(now + QUIET_LOOKS);
         let acknowledged = conn.acknowledged_bytes();
-        let window = conn.snapshot().cwnd_bytes as u64 + OVERTAKING_BYTES;
-        let quiet_at = self.quiet_at_bytes.get_or_insert(acknowledged + window);
-        acknowledged >= *quiet_at
+        let Some((since, before)) = self.waits_since else {
+            // There may be no other, and what is under way is not seen where all was quiet for long.
+            conn.keep_alive();
+            self.waits_since = Some((now, acknowledged));
+            return false;
+        };
+        let path = conn.snapshot();
+        let window = path.cwnd_bytes as u64 + OVERTAKING_BYTES;
+        let long = (path.rtt * QUIET_ROUND_TRIPS).max(QUIET_AT_LEAST);
+        acknowledged >= before + window || acknowledged > before && now >= since + long
+    }
+
+    fn has_losses(&self, conn: &Conn) -> bool {
+        conn.losses() != self.losses_before
     }
 
     /// How a stream ended that quiche has nothing to read of, and says nothing of: the end came

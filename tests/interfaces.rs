@@ -4,6 +4,7 @@ mod common;
 #[path = "interfaces/congestion.rs"]
 mod congestion;
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -256,6 +257,23 @@ fn wait_for_bytes(running: &Running, least: u64) {
         event["event"] == "progress" && event["bytes"].as_u64().unwrap() >= least
     };
     assert!(running.line(moved).is_some(), "{}", running.stderr());
+}
+
+/// Behind a session that was lost: the next one moves something.
+fn wait_for_more_bytes(running: &Running) {
+    let event = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    let is_lost = |line: &str| event(line)["event"] == "lost";
+    assert!(running.line(is_lost).is_some(), "{}", running.stderr());
+    let before = Cell::new(None);
+    let moves = |line: &str| {
+        let event = event(line);
+        let bytes = event["bytes"]
+            .as_u64()
+            .filter(|_| event["event"] == "progress");
+        let before = before.replace(bytes.or(before.get()));
+        before.is_some() && bytes > before
+    };
+    assert!(running.line(moves).is_some(), "{}", running.stderr());
 }
 
 fn arrived(from: &Path, to: &Path) {

@@ -195,6 +195,8 @@ pub fn every_lane_has_the_rule(backend: &'static str) {
         let known = [0, 1].map(|host| hosts.connections(host, 0)).concat();
         hosts.restart(&serve);
         have_rule(&hosts.new_connections(0, &known), [rule; 2]);
+        // A connection is no session yet, and another one could not have the rule any more.
+        wait_for_more_bytes(&running);
 
         ours.unregister().unwrap();
         wait_for_bytes(&running, FILE_BYTES / 8 * 7);

@@ -1,6 +1,7 @@
 //! Rate policies over connections: what leaves keeps to them, on a short path and on a long one.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -112,14 +113,23 @@ fn carried(from: &Connection, to: &Connection, bytes: usize) -> Duration {
     })
 }
 
-fn keeps_to(rate: u64, bytes: usize, took: Duration) {
-    let wanted_ms = bytes as u64 * 1000 * 100 / PAYLOAD_PERCENT / rate;
-    let took_ms = took.as_millis() as u64;
-    let off = wanted_ms * OFF_PERCENT / 100;
-    assert!(
-        (wanted_ms - off..=wanted_ms + off).contains(&took_ms),
-        "{bytes} bytes took {took_ms} ms, not {wanted_ms}"
-    );
+/// Never takes less, and no more one of three times: a busy machine may be slower.
+fn takes(wanted: RangeInclusive<Duration>, carry: impl Fn() -> Duration) {
+    for tries_left in (0..3).rev() {
+        let took = carry();
+        println!("{took:?} of {wanted:?}");
+        assert!(took >= *wanted.start(), "{took:?}, not {wanted:?}");
+        if took <= *wanted.end() {
+            return;
+        }
+        assert!(tries_left > 0, "{took:?}, not {wanted:?}");
+    }
+}
+
+fn keeps_to(rate: u64, bytes: usize, carry: impl Fn() -> Duration) {
+    let wanted = Duration::from_millis(bytes as u64 * 1000 * 100 / PAYLOAD_PERCENT / rate);
+    let off = wanted * OFF_PERCENT / 100;
+    takes(wanted - off..=wanted + off, carry);
 }
 
 fn fixed() -> QuicConfig {
@@ -132,9 +142,9 @@ fn a_fixed_rate_is_kept_to() {
     for backend in BACKENDS {
         for one_way in [None, Some(Duration::ZERO), Some(Duration::from_millis(10))] {
             let pair = bounded(backend, fixed(), one_way);
-            let took = carried(&pair.here, &pair.there, BYTES);
-            println!("{backend:?} {one_way:?}: {took:?}");
-            keeps_to(BYTES_PER_SECOND, BYTES, took);
+            println!("{backend:?} {one_way:?}");
+            let carry = || carried(&pair.here, &pair.there, BYTES);
+            keeps_to(BYTES_PER_SECOND, BYTES, carry);
         }
     }
 }
@@ -148,9 +158,9 @@ fn whoever_accepts_has_a_policy_too_and_the_peer_has_none() {
     let (listener, peer) = (there.listener(), PeerTrust::Pinned(there.fingerprint()));
     let (ours, theirs) = block_on(zip(here.connect(&at, peer), listener.accept()));
     let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
-    keeps_to(BYTES_PER_SECOND, BYTES, carried(&theirs, &ours, BYTES));
-    let took = carried(&ours, &theirs, BYTES);
-    assert!(took < Duration::from_millis(900), "{took:?}");
+    keeps_to(BYTES_PER_SECOND, BYTES, || carried(&theirs, &ours, BYTES));
+    let unbounded = Duration::ZERO..=Duration::from_millis(900);
+    takes(unbounded, || carried(&ours, &theirs, BYTES));
 }
 
 /// CUBIC, which is not paced at all otherwise.
@@ -160,11 +170,8 @@ fn a_lan_profile_keeps_to_a_rate() {
     let lan = QuicConfig::lan_optimized();
     let lan = lan.rate_policy(|| FixedRate::bytes_per_second(BYTES_PER_SECOND));
     let pair = bounded(BackendChoice::Auto, lan, None);
-    keeps_to(
-        BYTES_PER_SECOND,
-        BYTES,
-        carried(&pair.here, &pair.there, BYTES),
-    );
+    let carry = || carried(&pair.here, &pair.there, BYTES);
+    keeps_to(BYTES_PER_SECOND, BYTES, carry);
 }
 
 /// About so many bytes are on the way at a time, whatever is let through per second.
@@ -180,11 +187,10 @@ fn a_policy_bounds_what_is_in_flight() {
     }
     let quic = QuicConfig::auto().rate_policy(|| Window);
     let pair = bounded(BackendChoice::Auto, quic, Some(Duration::from_millis(15)));
-    let took = carried(&pair.here, &pair.there, BYTES);
     // The round trip is 30 ms, and some more on a busy machine: 3.3 MB/s, and never more.
-    let in_a_round_trip = BYTES as u64 * 30 / took.as_millis() as u64;
-    let expected = IN_FLIGHT_BYTES / 2..=IN_FLIGHT_BYTES * 11 / 10;
-    assert!(expected.contains(&in_a_round_trip), "{took:?}");
+    let at = |bytes: u64| Duration::from_millis(BYTES as u64 * 30 / bytes);
+    let wanted = at(IN_FLIGHT_BYTES * 11 / 10)..=at(IN_FLIGHT_BYTES / 2);
+    takes(wanted, || carried(&pair.here, &pair.there, BYTES));
 }
 
 /// What a policy of a program is shown, and that the worst one stalls nothing.
@@ -219,8 +225,8 @@ fn a_policy_sees_its_path_and_cannot_stop_it() {
         Stopping(counts.clone())
     });
     let pair = bounded(BackendChoice::Auto, quic, None);
-    let took = carried(&pair.here, &pair.there, BYTES);
-    keeps_to(RateBound::LEAST_BYTES_PER_SECOND, BYTES, took);
+    let carry = || carried(&pair.here, &pair.there, BYTES);
+    keeps_to(RateBound::LEAST_BYTES_PER_SECOND, BYTES, carry);
     assert_eq!(seen.policies.load(Ordering::Relaxed), 1);
     assert!(seen.asked.load(Ordering::Relaxed) > 10);
     // Over loopback they have 16 KB.

@@ -453,7 +453,7 @@ async fn rename_over(files: &Files, arrival: &Arrival<'_>, to: &CString) -> Resu
     let Arrival {
         dir, file, name, ..
     } = arrival;
-    // Nobody else has ever seen it. Where a file system knows no locks, nobody else gets one either.
+    // Nobody else has ever seen it. A file system without locks gives nobody else one either.
     let _ = files.lock(file).await;
     for path in free_names(name, Use::New) {
         let replacement = path.to_c();

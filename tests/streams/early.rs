@@ -219,7 +219,7 @@ fn what_is_beyond_the_bounds_follows_the_handshake() {
         let (to, here) = (server.at().to_string(), connecting(backend));
         meet(&here, &to, &server);
         soon(async {
-            // Its handshake may be complete when this is looked at: whether it was early is said below.
+            // Its handshake may be complete by now; whether it was early is said below.
             let connected = here.connect_early(&to, anyone()).await.unwrap();
             let (mut chatty, mut chatted) = connected.open_bi().await.unwrap();
             let ours = async {

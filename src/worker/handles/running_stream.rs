@@ -35,7 +35,7 @@ pub(super) struct RunningStream {
     pub(super) rest: Option<(Bytes, bool)>,
     /// Until when that is kept back, or its end.
     pub(super) waits_until: Option<Instant>,
-    /// Since when an end waits for others' acknowledgements, and how many bytes there were of these.
+    /// Since when an end waits for others' acknowledgements, and bytes of these by then.
     pub(super) waits_since: Option<(Instant, u64)>,
     /// What [`Conn::losses`] said before anything was sent.
     pub(super) losses_before: u64,
@@ -180,7 +180,7 @@ impl RunningStream {
         self.waits_until = Some(now + QUIET_LOOKS);
         let acknowledged = conn.acknowledged_bytes();
         let Some((since, before)) = self.waits_since else {
-            // There may be no other, and what is under way is not seen where all was quiet for long.
+            // There may be no other, and after a long silence nothing tells what is under way.
             conn.keep_alive();
             self.waits_since = Some((now, acknowledged));
             return false;

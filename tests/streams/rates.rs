@@ -23,7 +23,7 @@ const BYTES_PER_SECOND: u64 = 6_000_000;
 const PAYLOAD_PERCENT: u64 = 97;
 
 /// How far off a rate may be.
-const OFF_PERCENT: u64 = 10;
+const OFF_PERCENT: u32 = 10;
 
 type Held = (Instant, Vec<u8>);
 

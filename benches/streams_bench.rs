@@ -6,6 +6,7 @@
 //! rounds (5).
 
 mod direct;
+mod ends;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

@@ -6,25 +6,18 @@
 //! it comes first where all are run. For comparisons of the others keep the numbers of before: `--
 //! --save-baseline NAME`, then `-- --baseline NAME`.
 
+mod ends;
 mod micro;
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group};
-use landro::budget::DEFAULT_MEMORY_BUDGET_BYTES;
-use landro::config::{LaneCount, LaneKind, LaneKinds, QuicConfig};
-use landro::engine::{
-    BackendChoice, Client, ClientConfig, ClientEvent, Ended, Grant, PeerAccess, Persistence,
-    ServeConfig, Server,
-};
-use landro::proto::Outcome;
+use ends::Ends;
+use landro::engine::Grant;
 use landro::proto::session::{Direction, Request, Transfer, TransferOptions};
-use landro::quic::Identity;
 use tempfile::TempDir;
 
 /// The allocator of the binary: another one would be another engine.
@@ -44,49 +37,21 @@ const STREAMS: [usize; 2] = [1, 16];
 /// A daemon that lets one client in, and files to send.
 struct Host {
     dir: TempDir,
-    server: Server,
-    client: Identity,
+    ends: Ends,
 }
 
 impl Host {
     fn start() -> Host {
         let dir = dir_in_memory();
-        let client = Identity::generate().expect("an identity");
-        let allowed = client.fingerprint();
         let root = dir.path().join("root");
         std::fs::create_dir(&root).expect("the served root");
-        let server = Server::start(ServeConfig {
-            listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
-            root,
-            // One lane has one worker; a second would only make its core a matter of chance.
-            workers: 1,
-            backend: BackendChoice::Auto,
-            quic: QuicConfig::auto(),
-            memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
-            patience: None,
-            lane_kinds: LaneKinds::Only(LaneKind::Quic),
-            tcp_congestion: None,
-            allow_clear: false,
-            ktls: false,
-            digest_cache: None,
-            identity: Identity::generate().expect("an identity"),
-            reset_secret: [0; 32],
-            authorize: Arc::new(move |peer| {
-                let access = Grant {
-                    read: true,
-                    write: true,
-                };
-                (*peer == allowed).then_some(PeerAccess {
-                    access,
-                    path: None,
-                    clear: false,
-                })
-            }),
-        });
+        let all = Grant {
+            read: true,
+            write: true,
+        };
         Host {
+            ends: Ends::start(root, all),
             dir,
-            server: server.expect("a daemon on loopback"),
-            client,
         }
     }
 
@@ -97,26 +62,8 @@ impl Host {
         path
     }
 
-    /// One session from its thread's start to its end: handshake, transfer, verification, rename.
+    /// Handshake, transfer, verification, rename.
     fn push(&self, source: &Path, streams: usize) {
-        let config = ClientConfig {
-            peer: self.address(),
-            binds: Vec::new(),
-            backend: BackendChoice::Auto,
-            quic: QuicConfig::auto(),
-            memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
-            patience: None,
-            lane_kinds: LaneKinds::Only(LaneKind::Quic),
-            tcp_congestion: None,
-            clear: false,
-            ktls: false,
-            identity: self.client.clone(),
-            trust: Arc::new(|_| true),
-            streams,
-            lanes: LaneCount::Auto,
-            persistence: Persistence::NONE,
-            workers: 1,
-        };
         let request = Request::Transfer(Transfer {
             direction: Direction::Push,
             sources: vec![Bytes::copy_from_slice(source.as_os_str().as_bytes())],
@@ -126,22 +73,8 @@ impl Host {
                 ..TransferOptions::default()
             },
         });
-        let mut client = Client::start(config, request).expect("a client");
-        let ended = loop {
-            if let Some(ClientEvent::Ended(ended)) = client.next(Duration::from_secs(60)) {
-                break ended;
-            }
-        };
-        match ended {
-            Ended::Outcome(Outcome::Complete(totals))
-                if totals.errors == 0 && totals.files == 1 => {}
-            other => panic!("the transfer ended with {other:?}"),
-        }
-        client.join().expect("the client's worker");
-    }
-
-    fn address(&self) -> Vec<SocketAddr> {
-        self.server.addresses().to_vec()
+        let totals = self.ends.run(request, streams, |_| {});
+        assert_eq!((totals.errors, totals.files), (0, 1), "{totals:?}");
     }
 }
 
@@ -169,7 +102,10 @@ fn engine(criterion: &mut Criterion) {
         }
     }
     group.finish();
-    host.server.shutdown().expect("the daemon ends in order");
+    host.ends
+        .server
+        .shutdown()
+        .expect("the daemon ends in order");
 }
 
 /// Some forty figures: the file stays below three minutes.

@@ -1,20 +1,14 @@
 //! The engine without handles: a benchmark's session drives the same workers, connections and
 //! sockets, and no thread of a program has to be woken.
 
-use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use landro::budget::DEFAULT_MEMORY_BUDGET_BYTES;
-use landro::config::{LaneCount, LaneKind, LaneKinds, QuicConfig};
-use landro::engine::{
-    BackendChoice, Client, ClientConfig, ClientEvent, Ended, Grant, PeerAccess, Persistence,
-    ServeConfig, Server,
-};
+use landro::engine::Grant;
+use landro::proto::Event;
 use landro::proto::session::{BenchWork, Request};
-use landro::proto::{Event, Outcome};
-use landro::quic::Identity;
+
+use crate::ends::Ends;
 
 /// As long as a gigabyte takes.
 const BULK_DURATION: Duration = Duration::from_millis(1_400);
@@ -22,46 +16,15 @@ const BULK_DURATION: Duration = Duration::from_millis(1_400);
 const ECHO_DURATION: Duration = Duration::from_millis(600);
 
 /// A daemon that nobody may copy from or to.
-pub struct Direct {
-    server: Server,
-    client: Identity,
-}
+pub struct Direct(Ends);
 
 impl Direct {
     pub fn start() -> Direct {
-        let client = Identity::generate().expect("an identity");
-        let allowed = client.fingerprint();
-        let server = Server::start(ServeConfig {
-            listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
-            root: "/".into(),
-            workers: 1,
-            backend: BackendChoice::Auto,
-            quic: QuicConfig::auto(),
-            memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
-            patience: None,
-            lane_kinds: LaneKinds::Only(LaneKind::Quic),
-            tcp_congestion: None,
-            allow_clear: false,
-            ktls: false,
-            digest_cache: None,
-            identity: Identity::generate().expect("an identity"),
-            reset_secret: [0; 32],
-            authorize: Arc::new(move |peer| {
-                let access = Grant {
-                    read: false,
-                    write: false,
-                };
-                (*peer == allowed).then_some(PeerAccess {
-                    access,
-                    path: None,
-                    clear: false,
-                })
-            }),
-        });
-        Direct {
-            server: server.expect("a daemon on loopback"),
-            client,
-        }
+        let nothing = Grant {
+            read: false,
+            write: false,
+        };
+        Direct(Ends::start("/".into(), nothing))
     }
 
     /// MB/s of one stream after the other on a new connection.
@@ -92,36 +55,7 @@ impl Direct {
         (at(0.5), at(0.99))
     }
 
-    fn run(&self, work: BenchWork, duration: Duration, mut hear: impl FnMut(Event)) {
-        let config = ClientConfig {
-            peer: self.server.addresses().to_vec(),
-            binds: Vec::new(),
-            backend: BackendChoice::Auto,
-            quic: QuicConfig::auto(),
-            memory_budget_bytes: DEFAULT_MEMORY_BUDGET_BYTES,
-            patience: None,
-            lane_kinds: LaneKinds::Only(LaneKind::Quic),
-            tcp_congestion: None,
-            clear: false,
-            ktls: false,
-            identity: self.client.clone(),
-            trust: Arc::new(|_| true),
-            streams: 1,
-            lanes: LaneCount::Auto,
-            persistence: Persistence::NONE,
-            workers: 1,
-        };
-        let mut client =
-            Client::start(config, Request::Bench { work, duration }).expect("a client");
-        loop {
-            match client.next(Duration::from_secs(60)) {
-                Some(ClientEvent::Session(event)) => hear(event),
-                Some(ClientEvent::Ended(Ended::Outcome(Outcome::Complete(_)))) => break,
-                Some(ClientEvent::Ended(other)) => panic!("the benchmark ended with {other:?}"),
-                Some(_) => {}
-                None => panic!("a benchmark of a second takes a minute"),
-            }
-        }
-        client.join().expect("the client's worker");
+    fn run(&self, work: BenchWork, duration: Duration, hear: impl FnMut(Event)) {
+        self.0.run(Request::Bench { work, duration }, 1, hear);
     }
 }

@@ -149,7 +149,8 @@ impl Object {
         if first.len() as u64 == wanted_bytes {
             return Ok(first);
         }
-        let mut whole = BytesMut::with_capacity(wanted_bytes as usize);
+        // A daemon's word for the size is no reason to have so much memory before the bytes come.
+        let mut whole = BytesMut::with_capacity(wanted_bytes.min(PIECE_MAX_BYTES) as usize);
         whole.extend_from_slice(&first);
         while let Some(piece) = reads.try_next().await? {
             whole.extend_from_slice(&piece);

@@ -33,9 +33,9 @@ use crate::upload::{Upload, WRITERS_MAX};
 /// their last work, or with the last clone.
 ///
 /// # Cancel safety
-/// A future that is dropped before its turn has done nothing. Dropped later, it has what it began
-/// cancelled: nothing that is read is waited for, and what is put is either there whole, or not at
-/// all.
+/// A future that is dropped before its turn has done nothing. Dropped later, a listing or a piece
+/// that is read goes on to its end, and is one of the eight until then; what is put is cancelled,
+/// and either there whole, or not at all.
 #[derive(Clone)]
 pub struct LandroStore {
     daemon: Arc<Daemon>,

@@ -50,11 +50,34 @@ struct SharedWork {
 
 #[derive(Default)]
 struct WorkState {
-    jobs: VecDeque<Job>,
+    /// Each with its number.
+    jobs: VecDeque<(u64, Job)>,
+    last_number: u64,
     threads: usize,
     /// Of these, those that wait for work.
     idle: usize,
     is_over: bool,
+}
+
+/// Work of a caller who waits for it. Where he goes, it leaves the queue: callers who try again and
+/// again behind requests that take long would have any number there.
+struct Queued<'a> {
+    shared: &'a SharedWork,
+    number: u64,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        let at = state
+            .jobs
+            .iter()
+            .position(|(number, _)| *number == self.number);
+        let job = at.and_then(|at| state.jobs.remove(at));
+        drop(state);
+        // What it holds is dropped without the lock.
+        drop(job);
+    }
 }
 
 /// Who waits for the result of some work.
@@ -110,13 +133,16 @@ impl StoreThreads {
                 let _ = caller.0.send(result);
             }
         };
-        self.take_on(Box::new(job)).map_err(ThreadError::NoThread)?;
+        let queued = self.take_on(Box::new(job));
+        let _queued = queued.map_err(ThreadError::NoThread)?;
         done.await.map_err(|_| ThreadError::Panicked)
     }
 
-    fn take_on(&self, job: Job) -> io::Result<()> {
+    fn take_on(&self, job: Job) -> io::Result<Queued<'_>> {
         let mut state = self.shared.state();
-        state.jobs.push_back(job);
+        state.last_number += 1;
+        let number = state.last_number;
+        state.jobs.push_back((number, job));
         let needs_thread = state.jobs.len() > state.idle && state.threads < self.shared.threads_max;
         if needs_thread {
             let shared = self.shared.clone();
@@ -135,7 +161,10 @@ impl StoreThreads {
         }
         drop(state);
         self.shared.changed.notify_one();
-        Ok(())
+        Ok(Queued {
+            shared: &self.shared,
+            number,
+        })
     }
 }
 
@@ -163,7 +192,7 @@ impl SharedWork {
     fn next_job(&self) -> Option<Job> {
         let mut state = self.state();
         loop {
-            if let Some(job) = state.jobs.pop_front() {
+            if let Some((_, job)) = state.jobs.pop_front() {
                 return Some(job);
             }
             if state.is_over {
@@ -263,6 +292,11 @@ mod tests {
         assert!(first.as_mut().now_or_never().is_none());
         assert!(second.as_mut().now_or_never().is_none());
         begun.recv().unwrap();
+        let mut third = Box::pin(threads.run(|_| -> Option<()> { panic!("nor this") }));
+        assert!(third.as_mut().now_or_never().is_none());
+        assert_eq!(threads.shared.state().jobs.len(), 2);
+        drop(third);
+        assert_eq!(threads.shared.state().jobs.len(), 1, "it left the queue");
         drop((second, first));
         assert_eq!(ended.recv().unwrap(), (None, true));
         assert_eq!(block_on(threads.run(|_| Some(5))).unwrap(), 5);

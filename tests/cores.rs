@@ -23,8 +23,9 @@ const MIB: u64 = 1 << 20;
 
 const LANES: [&str; 4] = ["--workers", "4", "--lanes", "8"];
 
-/// A thread that carries takes so many ticks of 10 ms at least.
-const CARRIES_TICKS: u64 = 3;
+/// A thread that carries takes so much CPU time at least; one that only answers its mail has taken
+/// 1 or 2 ms.
+const CARRIES: Duration = Duration::from_millis(10);
 
 /// A world whose files are where the build is, on a disk, and whose daemon has four workers.
 fn world(backend: &'static str) -> World {
@@ -38,30 +39,28 @@ fn args(words: &[&str], from: impl Into<OsString>, to: impl Into<OsString>) -> V
     all
 }
 
-/// The CPU time of each worker of a process, by name, in ticks.
-fn worker_ticks(pid: u32) -> Vec<(String, u64)> {
+/// The CPU time of each worker of a process, by name.
+fn worker_times(pid: u32) -> Vec<(String, Duration)> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
     };
-    let stat = |task: fs::DirEntry| {
-        let stat = fs::read_to_string(task.path().join("stat")).ok()?;
-        let (before, after) = stat.rsplit_once(')')?;
-        let name = before.split_once('(')?.1.to_owned();
-        let fields: Vec<&str> = after.split_whitespace().collect();
-        let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
-        // utime and stime (proc(5)), which are the 14th and 15th.
-        Some((name, ticks(11)? + ticks(12)?))
+    let time = |task: fs::DirEntry| {
+        let name = fs::read_to_string(task.path().join("comm")).ok()?;
+        // In ns, and exact; stat (proc(5)) has ticks of 10 ms.
+        let stat = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        let ran_ns = stat.split_whitespace().next()?.parse().ok()?;
+        Some((name.trim_end().to_owned(), Duration::from_nanos(ran_ns)))
     };
-    let all = tasks.flatten().filter_map(stat);
+    let all = tasks.flatten().filter_map(time);
     all.filter(|(name, _)| name.starts_with("landro-"))
         .collect()
 }
 
 /// The workers that have carried since.
-fn carried(before: &[(String, u64)], now: &[(String, u64)]) -> BTreeSet<String> {
+fn carried(before: &[(String, Duration)], now: &[(String, Duration)]) -> BTreeSet<String> {
     let was = |name: &String| before.iter().find(|(other, _)| other == name);
-    let grew = |(name, ticks): &&(String, u64)| {
-        *ticks >= was(name).map_or(0, |(_, ticks)| *ticks) + CARRIES_TICKS
+    let grew = |(name, time): &&(String, Duration)| {
+        *time >= was(name).map_or(Duration::ZERO, |(_, time)| *time) + CARRIES
     };
     now.iter()
         .filter(grew)
@@ -87,12 +86,12 @@ fn several_workers_carry(backend: &'static str) {
         args(&slowly, world.url("file"), &back),
     ];
     for way in ways {
-        let before = worker_ticks(world.daemon.pid());
+        let before = worker_times(world.daemon.pid());
         let mut running = world.cp_start(&way);
         let pid = running.pid();
         let (mut seen, mut last) = (BTreeSet::new(), Vec::new());
         while running.is_running() {
-            last = worker_ticks(pid);
+            last = worker_times(pid);
             seen.extend(carried(&[], &last));
             thread::sleep(Duration::from_millis(20));
         }
@@ -100,7 +99,7 @@ fn several_workers_carry(backend: &'static str) {
         let stats = &output.summary()["stats"];
         assert_eq!(stats["tls"]["lanes"], 8, "{output:?}");
         assert!(seen.len() > 1, "the command's workers: {last:?}");
-        let daemons = carried(&before, &worker_ticks(world.daemon.pid()));
+        let daemons = carried(&before, &worker_times(world.daemon.pid()));
         assert!(daemons.len() > 1, "the daemon's workers: {daemons:?}");
     }
     assert_same(&here, &world.root("file"));
@@ -171,18 +170,18 @@ fn small_files_over_several_workers(backend: &'static str) {
     let mut running = world.cp_start(&command(here.clone().into(), copy.clone().into()));
     let (pid, mut seen) = (running.pid(), BTreeSet::new());
     while running.is_running() {
-        seen.extend(carried(&[], &worker_ticks(pid)));
+        seen.extend(carried(&[], &worker_times(pid)));
         thread::sleep(Duration::from_millis(10));
     }
     is_whole(&running.wait().expect(0));
     assert!(seen.is_superset(&workers(0..2)), "the command's: {seen:?}");
-    let before = worker_ticks(world.daemon.pid());
+    let before = worker_times(world.daemon.pid());
     is_whole(
         &world
             .cp(&command(copy.into(), back.clone().into()))
             .expect(0),
     );
-    let daemons = carried(&before, &worker_ticks(world.daemon.pid()));
+    let daemons = carried(&before, &worker_times(world.daemon.pid()));
     assert!(daemons.is_superset(&workers(0..2)), "{daemons:?}");
     assert_same(&here, &world.root("copy"));
     assert_same(&here, &back);

@@ -8,7 +8,9 @@
 //! - One way is *settled* on. The other is *tried* after a pause, and soon when the settled one
 //!   falls. The pause grows with each try that fails.
 //! - A try is over when what it cost, against what the settled way brought before, is more than a
-//!   small share of the pause, or when enough windows say which way is better.
+//!   small share of the pause, or when enough windows say which way is better. Where too little
+//!   waits to tell, the added lanes are good enough, and the other is not needed unless it brings
+//!   more all the same.
 //! - Within [`NOISE_PERCENT`] both are the same, and the added lanes win: a byte costs them less
 //!   CPU (docs/adr/0034).
 //!
@@ -59,7 +61,8 @@ const COST_SHARE: u32 = 64;
 const LEAST_COST: u32 = 1;
 const MOST_COST: u32 = 16;
 
-/// A try in which too little waits to be sent ends undecided, in windows: 10 s.
+/// A try ends undecided at last, in windows: 10 s. What the other way still holds may keep it from
+/// telling anything.
 const TRY_AT_MOST: u32 = 250;
 
 /// Where data streams begin.
@@ -87,6 +90,15 @@ struct Try {
     /// The settled way fell.
     for_a_fall: bool,
     busy: Duration,
+    bytes: u64,
+    idle: Idle,
+}
+
+/// Of a try: the windows in which too little waited to be sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Idle {
+    count: usize,
+    time: Duration,
     bytes: u64,
 }
 
@@ -232,10 +244,7 @@ impl Choice {
         if window.busy >= self.length {
             self.end_window(now);
         } else if now.saturating_duration_since(window.began) >= self.length * 2 && !is_slowed {
-            // Too little waited: a transport that takes what it gets says nothing of its path.
-            let (waits, is_first) = (window.waits, window.is_first);
-            self.window = Window::new(now, is_first);
-            self.window.waits = waits;
+            self.end_idle_window(now);
         }
         if let ChoiceState::Trying(it) = self.state
             && now.saturating_duration_since(it.began) >= self.length * TRY_AT_MOST
@@ -271,6 +280,33 @@ impl Choice {
             ChoiceState::Settled => {}
         }
         self.use_preferred(now);
+    }
+
+    /// Too little waited: a transport that takes what it gets says nothing of its path.
+    fn end_idle_window(&mut self, now: Instant) {
+        let next = Window::new(now, self.window.is_first);
+        let window = std::mem::replace(&mut self.window, next);
+        self.window.waits = window.waits;
+        let ChoiceState::Trying(mut it) = self.state else {
+            return;
+        };
+        it.idle.count += 1;
+        it.idle.time += now.saturating_duration_since(window.began);
+        it.idle.bytes += window.bytes;
+        self.state = ChoiceState::Trying(it);
+        if it.idle.count >= self.few {
+            // It takes all that there is, at the least CPU; or more than the other did, though it
+            // could take still more.
+            let is_better = match self.used {
+                DataWay::Added => true,
+                DataWay::Carrying => is_below(
+                    it.against,
+                    rate(it.idle.bytes, it.idle.time),
+                    self.same_percent,
+                ),
+            };
+            self.settle(now, is_better);
+        }
     }
 
     /// In a try, what is left on the other way holds up what goes to this one.
@@ -325,6 +361,7 @@ impl Choice {
                 for_a_fall: !is_due,
                 busy: Duration::ZERO,
                 bytes: 0,
+                idle: Idle::default(),
             });
         }
     }

@@ -22,7 +22,8 @@ struct Run<'a> {
     size_bytes: u64,
     /// Data streams at a time.
     slots: usize,
-    limit: Option<u64>,
+    /// So many bytes per millisecond are there to be sent, from then on.
+    limit: Option<(Duration, u64)>,
     /// Data streams begin there, whatever goodput says.
     alone: Option<DataWay>,
     /// Both are of one kind.
@@ -57,7 +58,10 @@ impl Run<'_> {
             let now = sim_start() + course.took;
             // A lane is added after 60 ms.
             let is_usable = course.took > Duration::from_millis(60);
-            allowed_bytes += self.limit.unwrap_or(u64::MAX / 1_000_000);
+            allowed_bytes = match self.limit {
+                Some((from, bytes)) if course.took >= from => allowed_bytes.min(bytes) + bytes,
+                Some(_) | None => u64::MAX / 1_000_000,
+            };
             let mut waits = [false; 2];
             for stream in &mut streams {
                 let lane = match self.alone {
@@ -250,11 +254,42 @@ fn a_bandwidth_limit_says_nothing_of_lanes() {
         rates: &rates,
         size_bytes: 200 * MB,
         slots: 2,
-        limit: Some(10_000),
+        limit: Some((Duration::ZERO, 10_000)),
         alone: None,
         is_alike: false,
     };
     let course = run.course();
     assert_eq!(course.switches, 0, "{course:?}");
     assert!(course.delivered_bytes[1] > course.delivered_bytes[0] * 20);
+}
+
+/// A source slows down: whichever way is tried just then, what brings all that there is and costs
+/// least is used soon.
+#[test]
+fn a_source_that_slows_down_leaves_the_cheaper_lanes_in_use() {
+    for step in 0..120 {
+        let from = Duration::from_millis(50 * step);
+        let rates = |_| [112_000, 117_000];
+        let mut run = Run {
+            rates: &rates,
+            size_bytes: 900 * MB,
+            slots: 2,
+            limit: Some((from, 80_000)),
+            alone: None,
+            is_alike: false,
+        };
+        let course = run.course();
+        assert!(
+            course.delivered_bytes[0] < 200 * MB,
+            "from {from:?} on: {course:?}"
+        );
+        // Where the cheaper lanes bring less than that, they are not in its way.
+        let rates = |_| [112_000, 42_000];
+        run.rates = &rates;
+        let course = run.course();
+        assert!(
+            course.took < Duration::from_secs(13),
+            "from {from:?} on: {course:?}"
+        );
+    }
 }

@@ -5,17 +5,22 @@ mod common;
 #[path = "hostile/peer.rs"]
 mod peer;
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::net::UdpSocket;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{Daemon, Running, Side, World, command, landro};
+use common::{Daemon, Running, Side, World, command, is_root, landro, skipped};
 use landro::proto::wire::{Message, Welcome};
 use landro::proto::{EntryError, EntryErrorCode, EntryPlace, Kind};
 use landro::quic::Identity;
 use peer::{Peer, entry};
+use serde_json::{Value, json};
 
 on_both_backends!(
     a_talkative_peer,
@@ -25,6 +30,7 @@ on_both_backends!(
     a_line_for_each_session,
     what_is_refused_has_the_call_that_failed,
     a_daemon_that_stops_says_so,
+    a_log_in_json_has_the_same_names,
 );
 
 const WORKERS: u64 = 2;
@@ -160,7 +166,7 @@ fn strangers(backend: &'static str) {
         socket.send_to(&noise, scene.daemon.address()).unwrap();
     }
     let log = scene.end(WORKERS * BURST_LINES + 10);
-    assert!(log.contains("refused: not in authorized_peers") && log.contains("were left out"));
+    assert!(log.contains("refused why=\"not in authorized_peers") && log.contains("were left out"));
 }
 
 /// The real client pulls from a server that has nothing but complaints.
@@ -261,28 +267,28 @@ fn a_line_for_each_session(backend: &'static str) {
     };
     for words in [
         &[
-            "session complete: push",
+            "session complete verb=push",
             "files=2 bytes=100001 sent_bytes=100001 skipped=0",
         ][..],
         &[
-            "session complete: push",
+            "session complete verb=push",
             "files=0 bytes=0 sent_bytes=0 skipped=2 failed=0",
         ],
         &[
-            "session complete: pull",
+            "session complete verb=pull",
             "path=\"to/a b/x\" files=1 bytes=100000",
         ],
-        &["pull path=\"to/no\\nsuch\"", "failed=1"],
-        &["session complete: list path=\"to\""],
+        &["verb=pull path=\"to/no\\\\nsuch\"", "failed=1"],
+        &["session complete verb=list path=\"to\""],
     ] {
         let line = line(words);
         for word in [&format!("peer={peer}")[..], "address=127.0.0.1:"] {
             assert!(line.contains(word), "{word}: {line}");
         }
     }
-    assert!(line(&["push", "sent_bytes=100001"]).contains("seconds=0."));
+    assert!(line(&["verb=push", "sent_bytes=100001"]).contains("seconds=0."));
     line(&[
-        "refused: not in authorized_peers",
+        "refused why=\"not in authorized_peers",
         "address=127.0.0.1:",
         &stranger,
     ]);
@@ -302,7 +308,7 @@ fn what_is_refused_has_the_call_that_failed(backend: &'static str) {
     landro(&world.client, ls).expect(1);
     let log = world.daemon.stop().expect(0).stderr;
     let refused = |verb: &str| {
-        let begin = format!("session refused: {verb} path=");
+        let begin = format!("session refused verb={verb} path=");
         log.lines().find(|line| line.contains(&begin)).expect(verb)
     };
     let (push, list) = (refused("push"), refused("list"));
@@ -310,7 +316,7 @@ fn what_is_refused_has_the_call_that_failed(backend: &'static str) {
         !push.contains("call=") && !push.contains("errno="),
         "{push}"
     );
-    assert!(list.contains(" call=statx errno=2 "), "{list}");
+    assert!(list.contains(" call=\"statx\" errno=2 "), "{list}");
 }
 
 /// Both sides know that it was the daemon's end, and what of the transfer was cut short.
@@ -341,7 +347,142 @@ fn a_daemon_that_stops_says_so(backend: &'static str) {
             "{}",
             output.stderr
         );
-        let cut = format!("session cut short: this daemon is ending: {verb} path=");
+        let cut = format!("session cut short: this daemon is ending verb={verb} path=");
         assert!(log.contains(&cut), "{log}");
     }
+}
+
+/// What is text to people is one object a line to programs, whatever a peer calls its files.
+fn a_log_in_json_has_the_same_names(backend: &'static str) {
+    let world = World::with(backend, &["--log-format", "json"]);
+    let name = OsStr::from_bytes(b"a\x1b[31m\n\"{\xc3\xbc\xff");
+    let from = world.here("x").with_file_name(name);
+    fs::write(&from, "x").unwrap();
+    world.push(&from, "to").expect(0);
+    let peer = world.client.id();
+    world
+        .pull("a%1B%5B31m%0A%22%7B%C3%BC%FF", world.here("back"))
+        .expect(1);
+    let log = world.daemon.stop().expect(0).stderr;
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    assert!(lines.iter().all(|line| line["timestamp"].is_string()));
+    let of = |message: &str| {
+        let is_it = |line: &&Value| line["message"] == message;
+        lines.iter().find(is_it).expect(message)
+    };
+    let complete = of("session complete");
+    assert_eq!(
+        (
+            &complete["verb"],
+            &complete["path"],
+            &complete["files"],
+            &complete["bytes"],
+        ),
+        (&json!("push"), &json!("to"), &json!(1), &json!(1)),
+        "{complete}"
+    );
+    assert_eq!(complete["peer"], peer, "{complete}");
+    assert!(complete["lanes"].as_u64() >= Some(1), "{complete}");
+    assert!(complete["sent_packets"].as_u64() > Some(0), "{complete}");
+    assert!(complete["seconds"].as_f64() > Some(0.0), "{complete}");
+    let pulled = lines
+        .iter()
+        .find(|line| line["verb"] == "pull")
+        .expect("the pull");
+    assert_eq!(pulled["path"], "a\\u{1b}[31m\\n\"{ü\\xff", "{pulled}");
+    assert!(!log.contains('\x1b'));
+}
+
+/// Fields of an entry in the journal's native protocol: `NAME=value`, or the name alone on its line,
+/// and then how long the value is, in eight bytes, and that.
+fn journal_entry(mut datagram: &[u8]) -> HashMap<String, String> {
+    let mut entry = HashMap::new();
+    while let Some(end) = datagram.iter().position(|byte| *byte == b'\n') {
+        let line = String::from_utf8_lossy(&datagram[..end]).into_owned();
+        datagram = &datagram[end + 1..];
+        let (name, value) = match line.split_once('=') {
+            Some((name, value)) => (name.to_owned(), value.to_owned()),
+            None => {
+                let (length, rest) = datagram.split_first_chunk().expect("a length");
+                let (value, rest) = rest.split_at(u64::from_le_bytes(*length) as usize);
+                datagram = &rest[1..];
+                (line, String::from_utf8_lossy(value).into_owned())
+            }
+        };
+        entry.insert(name, value);
+    }
+    entry
+}
+
+/// The journal has each value under its name, where the service manager connected stderr to it; it
+/// is in a mount namespace of its own.
+#[test]
+fn the_journal_gets_fields() {
+    if !is_root() {
+        return skipped("mount namespaces need root");
+    }
+    let (server, root, run) = (
+        Side::new(),
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir().unwrap(),
+    );
+    let socket = run.path().join("socket");
+    let journal = UnixDatagram::bind(&socket).unwrap();
+    journal
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let script = format!(
+        "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal && touch /run/systemd/journal/socket \
+         && mount --bind {} /run/systemd/journal/socket && JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2) \
+         exec \"$@\"",
+        socket.display()
+    );
+    let prefix = ["unshare", "--mount", "sh", "-c", &script, "sh"];
+    let daemon = Daemon::start_with(&server, &prefix, root.path(), &[]);
+    let stranger = Side::new();
+    let url = daemon.url("");
+    landro(&stranger, ["ls", "--peer", &daemon.fingerprint, &url]).expect(4);
+    let id = stranger.id();
+    let mut datagram = vec![0; 64 << 10];
+    let entry = loop {
+        let bytes = journal
+            .recv(&mut datagram)
+            .expect("an entry of the refusal");
+        let entry = journal_entry(&datagram[..bytes]);
+        if entry.get("LANDRO_PEER") == Some(&id) {
+            break entry;
+        }
+    };
+    for (field, value) in [
+        ("MESSAGE", "refused"),
+        ("PRIORITY", "4"),
+        ("SYSLOG_IDENTIFIER", "landro"),
+        ("LANDRO_WHY", "not in authorized_peers"),
+        ("LANDRO_ADDRESS", "127.0.0.1:"),
+    ] {
+        let found = entry.get(field).map_or("", String::as_str);
+        assert!(found.starts_with(value), "{field}: {entry:?}");
+    }
+    let said = daemon.stop().expect(0).stderr;
+    assert_eq!(said, "", "nothing is said twice");
+    let asked = ["--log-format", "journald"].map(str::to_owned);
+    let serve = [
+        &["serve".to_owned()],
+        &asked[..],
+        &[root.path().display().to_string()],
+    ]
+    .concat();
+    let without = "mount -t tmpfs tmpfs /run && exec \"$@\"";
+    let prefix = ["unshare", "--mount", "sh", "-c", without, "sh"];
+    let output = Running::spawn(command(&server, &prefix, serve))
+        .wait()
+        .expect(1);
+    assert!(
+        output.stderr.contains("is systemd-journald running"),
+        "{}",
+        output.stderr
+    );
 }

@@ -321,8 +321,8 @@ fn a_missing_path_of_a_peer_is_said_to_be_missing(backend: &'static str) {
         assert!(!output.stderr.contains(words), "{}", output.stderr);
     }
     daemon.wait_for_log("cannot be opened over there");
-    daemon.wait_for_log("list path=\"\" confined_to=\"in/secret-box\" address=");
-    daemon.wait_for_log("call=openat2 errno=2");
+    daemon.wait_for_log("verb=list path=\"\" confined_to=\"in/secret-box\" code=");
+    daemon.wait_for_log("call=\"openat2\" errno=2");
     fs::create_dir(dir.path().join("in")).unwrap();
     for (made, words) in [
         (Path::new("/etc"), "path= leads out of the served directory"),

@@ -62,6 +62,16 @@ pub enum CliCommand {
     Id(IdArgs),
 }
 
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Auto,
+    Text,
+    Json,
+    Journald,
+}
+
 #[derive(Args, Debug)]
 pub struct ServeArgs {
     /// Directory to serve; paths in URLs are relative to it
@@ -108,6 +118,11 @@ pub struct ServeArgs {
     /// without --clear [default: each hashes it anew]
     #[arg(long, value_name = "DIR")]
     pub digest_cache: Option<PathBuf>,
+    /// How the log on stderr is written: as text, one JSON object a line, fields of the journal
+    /// (systemd.journal-fields(7), LANDRO_PEER= and so on), or auto: journald where the service
+    /// manager has connected stderr to the journal, else text
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub log_format: LogFormat,
     /// Most memory for transfers; suffixes as in --bwlimit [default: 64M]
     #[arg(long, value_name = "BYTES", value_parser = memory_budget)]
     pub memory_budget: Option<u64>,

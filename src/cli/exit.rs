@@ -81,6 +81,11 @@ pub enum CliError {
     Daemon(#[from] DaemonError),
     #[error("for --keylog or --qlog: {0}")]
     Diagnostics(Untrusted),
+    #[error(
+        "--log-format journald: the journal's socket /run/systemd/journal/socket cannot be used: \
+         {0}; is systemd-journald running, and the socket visible in this container?"
+    )]
+    Journal(io::Error),
     #[error("the transfer's worker failed: {0}")]
     Worker(io::Error),
     #[error("setting up signal handling: {0}")]
@@ -112,6 +117,7 @@ impl CliError {
             CliError::Engine(_)
             | CliError::Daemon(_)
             | CliError::Diagnostics(_)
+            | CliError::Journal(_)
             | CliError::Worker(_)
             | CliError::Signals(_)
             | CliError::Search { .. }

@@ -7,19 +7,18 @@ mod diagnostics;
 mod dial;
 pub(crate) mod escape;
 mod exit;
+mod log;
 mod output;
 mod resolve;
 mod say;
 mod stance;
 pub(crate) mod trust;
 
-use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
-use args::{Arguments, CliCommand, habits};
+use args::{Arguments, CliCommand, LogFormat, habits};
 use exit::Exit;
 
 /// Runs the command line this process was started with.
@@ -34,11 +33,14 @@ pub fn main() -> ExitCode {
             None => error.exit(),
         },
     };
-    start_log(if matches!(command, CliCommand::Serve(_)) {
-        "info"
-    } else {
-        "warn"
-    });
+    let (level, format) = match &command {
+        CliCommand::Serve(args) => ("info", args.log_format),
+        _ => ("warn", LogFormat::Text),
+    };
+    if let Err(error) = log::start(level, format) {
+        say::say(&format!("landro: {error}"));
+        return ExitCode::from(error.exit().0.code());
+    }
     own_process();
     let exit = commands::run(command).unwrap_or_else(|error| {
         say::say(&say::without_numbers(&format!("landro: {error}")));
@@ -57,24 +59,4 @@ fn own_process() {
     if !landro_sys::process::has_more_rights_than_its_caller() {
         crate::engine::keep_aside_in(std::env::temp_dir());
     }
-}
-
-/// Whether the log may be coloured: on a terminal that has colours, unless somebody wants none
-/// (no-color.org).
-fn takes_colours() -> bool {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let is_plain = set("NO_COLOR").is_some() || set("TERM").is_none_or(|term| term == "dumb");
-    !is_plain && io::IsTerminal::is_terminal(&io::stderr())
-}
-
-/// The log goes to stderr; `LANDRO_LOG` takes tracing's directives, such as `debug` or
-/// `landro::quic=trace`.
-fn start_log(default: &str) {
-    let filter = EnvFilter::try_from_env("LANDRO_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(takes_colours())
-        .with_target(false)
-        .init();
 }

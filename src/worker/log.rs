@@ -155,12 +155,25 @@ impl Log {
     }
 }
 
-/// The beginning of what a peer said; escaped, for it may hold line ends and what acts on a
-/// terminal.
+/// The beginning of what a peer said. What may act on a terminal, or end a line, is escaped, in all
+/// forms of the log; quotes and backslashes are the form's to escape.
 fn shown(text: &[u8]) -> String {
     let cut = &text[..text.len().min(SHOWN_BYTES)];
-    let rest = if cut.len() < text.len() { "..." } else { "" };
-    format!("{}{rest}", cut.escape_ascii())
+    let mut shown = String::with_capacity(cut.len());
+    for chunk in cut.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            match char {
+                '"' | '\'' | '\\' => shown.push(char),
+                _ => shown.extend(char.escape_debug()),
+            }
+        }
+        let bytes = chunk.invalid().iter();
+        shown.extend(bytes.map(|byte| format!("\\x{byte:02x}")));
+    }
+    if cut.len() < text.len() {
+        shown.push_str("...");
+    }
+    shown
 }
 
 /// What one session is about, and what it has caused so far.
@@ -196,39 +209,50 @@ impl SessionLog {
         }
     }
 
-    /// `pull path="a b" and 2 more`.
-    fn subject(&self) -> String {
-        let Some(Subject { verb, path, more }) = &self.asked else {
-            return "nothing asked".to_owned();
-        };
-        let verb = match verb {
-            Verb::Push => "push",
-            Verb::Pull => "pull",
-            Verb::List => "list",
-            Verb::Read => "read",
-            Verb::Bench => return "bench".to_owned(),
-        };
-        match more {
-            0 => format!("{verb} path=\"{path}\""),
-            more => format!("{verb} path=\"{path}\" and {more} more"),
+    fn subject(&self) -> Option<&Subject> {
+        self.asked.as_ref()
+    }
+
+    fn verb(&self) -> &'static str {
+        match self.subject().map(|subject| subject.verb) {
+            Some(Verb::Push) => "push",
+            Some(Verb::Pull) => "pull",
+            Some(Verb::List) => "list",
+            Some(Verb::Read) => "read",
+            Some(Verb::Bench) => "bench",
+            None => "nothing",
         }
     }
 
-    /// How much was done, and how fast.
-    fn sums(&self, totals: &Totals, now: Instant) -> String {
+    /// Of what has one.
+    fn path(&self) -> Option<&str> {
+        let subject = self.subject()?;
+        (subject.verb != Verb::Bench).then_some(subject.path.as_str())
+    }
+
+    /// How many paths were named besides.
+    fn more(&self) -> Option<usize> {
+        self.subject().map(|it| it.more).filter(|more| *more > 0)
+    }
+
+    /// How long it took, in seconds, and file bytes per second that crossed the wire.
+    fn pace(&self, totals: &Totals, now: Instant) -> (f64, u64) {
         let seconds = now.saturating_duration_since(self.began).as_secs_f64();
         // A session of no time at all has no rate.
         let rate = totals.sent_bytes as f64 / seconds.max(0.001);
-        let kept = match totals.kept_chunks {
-            0 => String::new(),
-            chunks => format!("kept_chunks={chunks} piped_bytes={} ", totals.piped_bytes),
-        };
-        format!(
-            "files={} bytes={} sent_bytes={} {kept}skipped={} failed={} seconds={seconds:.3} \
-             bytes_per_second={rate:.0}",
-            totals.files, totals.bytes, totals.sent_bytes, totals.skipped, totals.errors
-        )
+        ((seconds * 1e3).round() / 1e3, rate as u64)
     }
+}
+
+/// What carried a session.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SessionLanes {
+    /// Connections, on whichever worker they are.
+    pub lanes: u64,
+    /// QUIC packets that left.
+    pub sent_packets: u64,
+    /// Those of them that were declared lost.
+    pub lost_packets: u64,
 }
 
 /// Who was not let in, and why.
@@ -284,6 +308,21 @@ fn cut_short(reason: CancelReason, by_peer: bool) -> &'static str {
     }
 }
 
+/// A line about a session: what it was about, what follows of it, and who it was with.
+macro_rules! told {
+    ($level:ident, $of:ident, $peer:ident, [$($field:tt)*], $($ended:tt)*) => {
+        tracing::$level!(
+            verb = %$of.verb(),
+            path = $of.path(),
+            more = $of.more(),
+            $($field)*,
+            address = %$of.address,
+            peer = %$peer,
+            $($ended)*
+        )
+    };
+}
+
 impl Log {
     /// A daemon's log of a session: failures and warnings by name, the rest only as totals.
     pub fn event(&mut self, of: &mut SessionLog, peer: &Fingerprint, event: &Event, now: Instant) {
@@ -303,14 +342,14 @@ impl Log {
                     let (path, text) = (shown(path), shown(text.as_bytes()));
                     let code = of_entry(error.code);
                     let (call, errno) = failed_call(&error.call, error.errno);
-                    tracing::warn!(%peer, %path, code, call, errno, %text, "entry failed");
+                    tracing::warn!(%peer, path, %code, call, errno, text, "entry failed");
                 }
             }
             Event::Warning { path, text, .. } => {
                 of.warnings += 1;
                 if of.warnings <= LINES_PER_SESSION && self.admits(Who::Peer(*peer), now) {
                     let (path, text) = (shown(path), shown(text.as_bytes()));
-                    tracing::warn!(%peer, %path, %text, "warning");
+                    tracing::warn!(%peer, path, text, "warning");
                 }
             }
             Event::ClearOff(ClearOff::Altered) => {
@@ -341,7 +380,7 @@ impl Log {
         &mut self,
         of: &SessionLog,
         peer: &Fingerprint,
-        outcome: &Outcome,
+        (outcome, lanes): (&Outcome, SessionLanes),
         now: Instant,
     ) {
         let failed_entries = of.failed.saturating_sub(LINES_PER_SESSION);
@@ -352,7 +391,6 @@ impl Log {
         if !self.admits(Who::Peer(*peer), now) {
             return;
         }
-        let (address, subject) = (of.address, of.subject());
         let (ended, totals) = match outcome {
             Outcome::Complete(totals) => ("session complete", totals),
             Outcome::Cancelled { reason, totals } => (cut_short(*reason, false), totals),
@@ -360,32 +398,49 @@ impl Log {
             Outcome::Lost(totals) => ("session lost its peer", totals),
             Outcome::Stalled { totals, text } => {
                 let text = shown(text.as_bytes());
-                tracing::warn!("{text}: {subject} address={address} peer={peer}");
+                told!(warn, of, peer, [why = text], "session stalled");
                 ("session over, for nothing moved", totals)
             }
             Outcome::Refused(error) | Outcome::CalledOff(error) => {
                 let text = shown(error.sentence("").as_bytes());
                 let code = of_session(error.code);
                 let (call, errno) = failed_call(&error.call, error.errno);
-                let call = call.map_or_else(String::new, |call| format!(" call={call}"));
-                let errno = errno.map_or_else(String::new, |errno| format!(" errno={errno}"));
-                let confined = of.confined.as_ref();
-                let confined =
-                    confined.map_or_else(String::new, |path| format!(" confined_to=\"{path}\""));
-                return tracing::info!(
-                    "session refused: {subject}{confined} address={address} peer={peer} \
-                     code={code}{call}{errno} {text}"
+                let confined_to = of.confined.as_deref();
+                return told!(
+                    info,
+                    of,
+                    peer,
+                    [confined_to, code = %code, call, errno, why = text],
+                    "session refused"
                 );
             }
             Outcome::Violation(reason) => {
                 let reason = shown(reason.as_bytes());
-                return tracing::warn!(
-                    "session broke the protocol: {subject} address={address} peer={peer} {reason}"
-                );
+                return told!(warn, of, peer, [why = reason], "session broke the protocol");
             }
         };
-        let sums = of.sums(totals, now);
-        tracing::info!("{ended}: {subject} {sums} address={address} peer={peer}");
+        let (seconds, bytes_per_second) = of.pace(totals, now);
+        let kept_chunks = Some(totals.kept_chunks).filter(|chunks| *chunks > 0);
+        told!(
+            info,
+            of,
+            peer,
+            [
+                files = totals.files,
+                bytes = totals.bytes,
+                sent_bytes = totals.sent_bytes,
+                kept_chunks,
+                piped_bytes = kept_chunks.map(|_| totals.piped_bytes),
+                skipped = totals.skipped,
+                failed = totals.errors,
+                seconds,
+                bytes_per_second,
+                lanes = lanes.lanes,
+                sent_packets = lanes.sent_packets,
+                lost_packets = lanes.lost_packets
+            ],
+            "{ended}"
+        );
     }
 
     /// Somebody was not let in.
@@ -394,10 +449,8 @@ impl Log {
             return;
         }
         let (address, why) = (of.address, shown(of.why.as_bytes()));
-        match of.shown {
-            Some(key) => tracing::warn!("refused: {why}: address={address} peer={key}"),
-            None => tracing::warn!("refused: {why}: address={address}"),
-        }
+        let peer = of.shown.map(tracing::field::display);
+        tracing::warn!(why, %address, peer, "refused");
     }
 }
 
@@ -474,7 +527,8 @@ mod tests {
             (LINES_PER_SESSION, 1000)
         );
         let outcome = Outcome::Violation("x".into());
-        log.outcome(&session, &fingerprint, &outcome, start);
+        let ended = (&outcome, SessionLanes::default());
+        log.outcome(&session, &fingerprint, ended, start);
         assert_eq!(
             BURST_LINES - log.buckets[&peer(1)].left,
             used + 2,
@@ -486,31 +540,32 @@ mod tests {
     fn a_session_is_told_in_one_line() {
         let start = crate::worker::now();
         let mut session = SessionLog::new(([127, 0, 0, 1], 1).into(), None, start);
-        assert_eq!(session.subject(), "nothing asked");
+        assert_eq!((session.verb(), session.path()), ("nothing", None));
         let asked = Event::Asked {
             verb: Verb::Pull,
             path: Bytes::from_static(b"a \"b\"\n"),
             more: 2,
         };
         Log::default().event(&mut session, &Fingerprint([1; 32]), &asked, start);
-        let subject = session.subject();
-        assert_eq!(subject, "pull path=\"a \\\"b\\\"\\n\" and 2 more");
+        let subject = (session.verb(), session.path(), session.more());
+        assert_eq!(subject, ("pull", Some("a \"b\"\\n"), Some(2)));
         let totals = Totals {
             files: 2,
             sent_bytes: 3000,
             ..Totals::default()
         };
-        let sums = session.sums(&totals, start + Duration::from_millis(1500));
-        assert!(
-            sums.ends_with("seconds=1.500 bytes_per_second=2000"),
-            "{sums}"
-        );
-        assert!(session.sums(&totals, start).contains("seconds=0.000"));
+        let pace = session.pace(&totals, start + Duration::from_micros(1_500_400));
+        assert_eq!(pace, (1.5, 1999));
+        assert_eq!(session.pace(&totals, start).0, 0.0);
     }
 
     #[test]
     fn what_a_peer_says_is_cut_and_cannot_forge_a_line() {
-        assert_eq!(shown(b"a\n2026 INFO\x1b["), "a\\n2026 INFO\\x1b[");
+        let hostile = "a\n2026 INFO\x1b[\u{9b}1m\u{202e}".as_bytes();
+        let harmless = "a\\n2026 INFO\\u{1b}[\\u{9b}1m\\u{202e}";
+        assert_eq!(shown(hostile), harmless);
+        assert_eq!(shown("grün \"x\" \\".as_bytes()), "grün \"x\" \\");
+        assert_eq!(shown(b"\xff\xc3"), "\\xff\\xc3");
         assert!(shown(&[b'x'; 100_000]).len() < SHOWN_BYTES + 4);
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Running {
     pub(crate) home: Option<WorkerId>,
     /// Of such a part on a command: where its lanes are dialled.
     pub(crate) dials: Option<PeerAt>,
-    /// What lanes of it carried that are gone, if it is such a part.
+    /// What lanes of it carried here that are gone.
     pub(crate) carried: TransportStats,
     /// What the lanes said last: whether data is to be read, and whether signs of life are wanted.
     pub(crate) takes_data: bool,

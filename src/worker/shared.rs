@@ -292,6 +292,17 @@ impl SessionHomes {
         }
     }
 
+    /// How many added lanes of a session are on other workers than its home now.
+    pub fn lanes_elsewhere(&self, session: &SessionId) -> u64 {
+        let all = self.lock();
+        let Some(places) = all.get(session) else {
+            return 0;
+        };
+        let counts = places.lanes.iter();
+        let elsewhere = counts.filter(|(worker, _)| **worker != places.home.worker);
+        elsewhere.map(|(_, count)| u64::from(*count)).sum()
+    }
+
     /// A session is over.
     pub fn remove(&self, session: &SessionId) {
         self.lock().remove(session);

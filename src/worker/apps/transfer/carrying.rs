@@ -7,6 +7,7 @@ use crate::proto::{Event, Outcome};
 use crate::worker::Worker;
 use crate::worker::client_events::ClientEvent;
 use crate::worker::limits::TRIM_AFTER;
+use crate::worker::log::SessionLanes;
 
 impl Worker {
     /// Tells a session something and carries out what it wants. Gives how many bytes its transports
@@ -162,7 +163,7 @@ impl Worker {
         }
         if let Some(session) = of_session {
             self.added_lane_leaves(session);
-            self.carried_by_part(session, &stats);
+            self.carried_by_lane(session, &stats);
         }
         if code == code::VIOLATION && self.io.log.admits(who, self.io.now) {
             tracing::warn!(%peer, reason = text, "protocol violation");
@@ -193,16 +194,32 @@ impl Worker {
     }
 
     fn finished(&mut self, session: usize, outcome: Outcome) {
+        let lanes = self.lanes_of(session);
         if let Some(running) = self.sessions.get_mut(session) {
             // A command tells its user.
             if !running.is_client {
                 let (log, now) = (&running.log, self.io.now);
-                self.io.log.outcome(log, &running.peer, &outcome, now);
+                let ended = (&outcome, lanes);
+                self.io.log.outcome(log, &running.peer, ended, now);
             }
             running.finished = Some(outcome);
         }
         // Nobody waits for a lane that would come too late.
         self.connections.give_up_adding(&mut self.io, session);
+    }
+
+    /// What carried a session of a daemon so far. Packets are those of QUIC, whose lanes are all here.
+    fn lanes_of(&mut self, session: usize) -> SessionLanes {
+        let Some(running) = self.sessions.get(session) else {
+            return SessionLanes::default();
+        };
+        let elsewhere = self.io.shared.homes.lanes_elsewhere(&running.id);
+        let here = self.carried_here(Some(session));
+        SessionLanes {
+            lanes: here.lanes + elsewhere,
+            sent_packets: here.sent_packets,
+            lost_packets: here.lost_packets,
+        }
     }
 
     /// A session has finished, and no lane is left.

@@ -154,7 +154,7 @@ impl Worker {
         if is_added {
             self.added_lane_leaves(session);
         }
-        self.carried_by_part(session, &stats);
+        self.carried_by_lane(session, &stats);
         // First, for the session's end asks why. The session goes on without a lane that was added.
         if let Some(client) = &mut self.client
             && !is_added
@@ -176,11 +176,9 @@ impl Worker {
         self.tell(session, LanesInput::Closed { lane, why });
     }
 
-    /// What a lane carried that is gone: home is told in the end.
-    pub(super) fn carried_by_part(&mut self, session: usize, stats: &TransportStats) {
-        if let Some(running) = self.sessions.get_mut(session)
-            && running.home.is_some()
-        {
+    /// What a lane carried that is gone: home is told in the end, and the log.
+    pub(super) fn carried_by_lane(&mut self, session: usize, stats: &TransportStats) {
+        if let Some(running) = self.sessions.get_mut(session) {
             running.carried.add(stats);
         }
     }

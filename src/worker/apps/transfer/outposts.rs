@@ -145,13 +145,14 @@ impl Worker {
     }
 
     /// What the lanes of a session carried here.
-    fn carried_here(&mut self, session: Option<usize>) -> TransportStats {
+    pub(super) fn carried_here(&mut self, session: Option<usize>) -> TransportStats {
         let running = session.and_then(|session| self.sessions.get(session));
         let mut carried = running.map_or_else(TransportStats::default, |it| it.carried.clone());
-        self.connections.measure_streams(&self.io);
         let backend = self.io.driver.backend();
         for key in session.map_or_else(Vec::new, |session| self.connections.keys_of(session)) {
-            if let Some(connection) = self.connections.get(key) {
+            self.connections.measure(&self.io, key);
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.last_stats();
                 carried.add(&connection.stats(backend));
             }
         }

@@ -58,6 +58,26 @@ pub struct Options {
     pub restrict: Restrict,
     /// Unfinished files go when they are older.
     pub partial_max_age: Option<Duration>,
+    /// Asked on SIGHUP.
+    pub reread: Box<dyn Fn() -> Reread>,
+}
+
+/// What the configuration says now.
+pub struct Reread {
+    /// Peers let in for this run in addition.
+    pub allow: Vec<Fingerprint>,
+    /// None: it cannot be told, and stays.
+    pub restrict: Option<Restrict>,
+    /// What changed and is so only when the daemon is started anew.
+    pub later: Vec<String>,
+    /// Why the configuration cannot be used; `allow` is what holds without it.
+    pub problem: Option<String>,
+}
+
+/// Who may do what, as it is now.
+struct Standing {
+    policy: Policy,
+    restrict: Restrict,
 }
 
 /// Why a daemon did not start or run on.
@@ -93,8 +113,9 @@ pub fn run(
         restrict,
         ..
     } = options;
-    let policy = Arc::new(RwLock::new(load(&authorized_peers, &allow)?));
-    let asked = Arc::clone(&policy);
+    let policy = load(&authorized_peers, &allow)?;
+    let standing = Arc::new(RwLock::new(Standing { policy, restrict }));
+    let asked = Arc::clone(&standing);
     let server = Server::start(ServeConfig {
         listen: options.listen,
         root: options.root.clone(),
@@ -112,10 +133,8 @@ pub fn run(
         reset_secret: options.reset_secret,
         authorize: Arc::new(move |peer| {
             // A poisoned lock still holds a whole policy: it is replaced in one assignment.
-            asked
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .access(peer, restrict)
+            let standing = asked.read().unwrap_or_else(PoisonError::into_inner);
+            standing.policy.access(peer, standing.restrict)
         }),
     })?;
     let (backend, reason) = server.backend();
@@ -132,19 +151,37 @@ pub fn run(
         if !signals.take_hangup() {
             continue;
         }
+        let new = (options.reread)();
+        tell(&new);
         // Whoever is taken out of a file that cannot be read now must not stay in until it can.
-        let new = load(&authorized_peers, &allow).unwrap_or_else(|error| {
+        let policy = load(&authorized_peers, &new.allow).unwrap_or_else(|error| {
             tracing::error!(
                 "{error}: NOBODY IS LET IN any more but by --allow, until it is mended and SIGHUP sent"
             );
-            Policy::of(&allow)
+            Policy::of(&new.allow)
         });
-        *policy.write().unwrap_or_else(PoisonError::into_inner) = new;
+        let mut standing = standing.write().unwrap_or_else(PoisonError::into_inner);
+        let restrict = new.restrict.unwrap_or(standing.restrict);
+        *standing = Standing { policy, restrict };
+        drop(standing);
         server.reauthorise();
     }
     tracing::info!("stopping; a second signal quits at once");
     notify::tell("STOPPING=1");
     Ok(server.shutdown().map(drop)?)
+}
+
+/// What of the configuration does not hold now.
+fn tell(new: &Reread) {
+    if let Some(problem) = &new.problem {
+        tracing::error!(
+            "{problem}: the configuration stays as it was, but for its `allow`, which lets NOBODY in until it is \
+             mended and SIGHUP sent"
+        );
+    }
+    for setting in &new.later {
+        tracing::warn!("{setting}: is so when the daemon is started anew");
+    }
 }
 
 /// `authorized_peers` with the command line on top; says how many there are and which lines were no

@@ -396,8 +396,8 @@ fn a_log_in_json_has_the_same_names(backend: &'static str) {
     assert!(!log.contains('\x1b'));
 }
 
-/// Fields of an entry in the journal's native protocol: `NAME=value`, or the name alone on its line,
-/// and then how long the value is, in eight bytes, and that.
+/// Fields of an entry in the journal's native protocol: `NAME=value`, or the name alone on its line
+/// and behind it how long the value is, in eight bytes, and that.
 fn journal_entry(mut datagram: &[u8]) -> HashMap<String, String> {
     let mut entry = HashMap::new();
     while let Some(end) = datagram.iter().position(|byte| *byte == b'\n') {

@@ -60,6 +60,9 @@ pub enum CliCommand {
     Bench(BenchArgs),
     /// Prints this user's fingerprint on this host; makes its identity at first use, and says so
     Id(IdArgs),
+    /// Shows what landro serve would be told, and by whom: the command line, the environment, the
+    /// configuration file, or nobody
+    Config(ConfigArgs),
 }
 
 /// How the log is written.
@@ -77,6 +80,11 @@ pub struct ServeArgs {
     /// Directory to serve; paths in URLs are relative to it
     #[arg(default_value = ".")]
     pub root: PathBuf,
+    /// Reads options from this file too, which the command line and the environment come before:
+    /// TOML, `listen = [":4433"]`, `read-only = true` [default: /etc/landro/landro.toml, if it is
+    /// there]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Where to listen, repeatable: ADDR or ADDR:PORT (port 4433 unless it is said; 0 takes a free
     /// one), :PORT on all addresses, a host name, IPv6 as ::1, [::1]:PORT or [fe80::1%eth0]:PORT
     /// [default: :4433]
@@ -354,6 +362,23 @@ pub struct BenchArgs {
     pub from: BindArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(override_usage = "landro config [OPTIONS] [-- SERVE OPTIONS...]")]
+pub struct ConfigArgs {
+    /// Prints each value with its origin, as lines of such a file (this is what it does anyway)
+    #[arg(long, conflicts_with = "check")]
+    pub show: bool,
+    /// Says only whether all of it can be used
+    #[arg(long)]
+    pub check: bool,
+    /// The file in place of /etc/landro/landro.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What would stand behind landro serve
+    #[arg(last = true, value_name = "SERVE OPTIONS")]
+    pub serve: Vec<OsString>,
 }
 
 #[derive(Args, Debug)]

@@ -10,6 +10,7 @@ use crate::engine::{EngineError, ShutdownError};
 use super::args::route::RouteError;
 use super::args::url::UrlError;
 use super::say::of_resolver;
+use super::settings::SettingsError;
 use super::trust::TrustError;
 
 /// How the process ends; the numbers are part of the interface.
@@ -61,6 +62,8 @@ pub enum CliError {
     #[error(transparent)]
     Url(#[from] UrlError),
     #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
     Trust(#[from] TrustError),
     /// The daemon's identity is not what it should be; the text says all.
     #[error("{0}")]
@@ -106,6 +109,8 @@ impl CliError {
     pub fn exit(&self) -> (Exit, &'static str) {
         match self {
             CliError::Route(_) | CliError::Url(_) | CliError::NotHere(_) => (Exit::Usage, "usage"),
+            CliError::Settings(SettingsError::File(_)) => (Exit::Error, "other"),
+            CliError::Settings(_) => (Exit::Usage, "usage"),
             CliError::Identity(_) => (Exit::Identity, "identity"),
             CliError::Trust(_) => (Exit::Error, "identity"),
             CliError::Resolve { .. } | CliError::ResolverSilent { .. } => {

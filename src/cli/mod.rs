@@ -11,6 +11,7 @@ mod log;
 mod output;
 mod resolve;
 mod say;
+mod settings;
 mod stance;
 pub(crate) mod trust;
 
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Arguments, CliCommand, LogFormat, habits};
-use exit::Exit;
+use exit::{CliError, Exit};
 
 /// Runs the command line this process was started with.
 pub fn main() -> ExitCode {
@@ -33,6 +34,14 @@ pub fn main() -> ExitCode {
             None => error.exit(),
         },
     };
+    let (command, settings) = match settings::complete(command) {
+        Ok(completed) => completed,
+        Err(error) => {
+            let error = CliError::from(error);
+            say::say(&say::without_numbers(&format!("landro: {error}")));
+            return ExitCode::from(error.exit().0.code());
+        }
+    };
     let (level, format) = match &command {
         CliCommand::Serve(args) => ("info", args.log_format),
         _ => ("warn", LogFormat::Text),
@@ -42,7 +51,7 @@ pub fn main() -> ExitCode {
         return ExitCode::from(error.exit().0.code());
     }
     own_process();
-    let exit = commands::run(command).unwrap_or_else(|error| {
+    let exit = commands::run(command, settings).unwrap_or_else(|error| {
         say::say(&say::without_numbers(&format!("landro: {error}")));
         error.exit().0
     });

@@ -2,6 +2,7 @@
 
 mod bench;
 mod clean;
+mod config;
 mod cp;
 mod id;
 mod ls;
@@ -9,15 +10,18 @@ mod serve;
 
 use super::args::CliCommand;
 use super::exit::{CliError, Exit};
+use super::settings::Setting;
 
-/// Runs one command to its end; an error is one that nobody was told yet.
-pub fn run(command: CliCommand) -> Result<Exit, CliError> {
+/// Runs one command to its end; an error is one that nobody was told yet. `settings`: who told
+/// `serve` what.
+pub fn run(command: CliCommand, settings: Vec<Setting>) -> Result<Exit, CliError> {
     match command {
-        CliCommand::Serve(args) => serve::run(args),
+        CliCommand::Serve(args) => serve::run(args, settings),
         CliCommand::Cp(args) => cp::run(args),
         CliCommand::Ls(args) => ls::run(args),
         CliCommand::Clean(args) => clean::run(args),
         CliCommand::Bench(args) => bench::run(args),
         CliCommand::Id(args) => id::run(args),
+        CliCommand::Config(args) => config::run(args),
     }
 }

@@ -1,5 +1,6 @@
 //! `landro serve`: options resolved, and the one line that says the daemon is ready.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,17 +11,20 @@ use crate::cli::args::listen::{InUrl, everywhere};
 use crate::cli::args::route::RouteError;
 use crate::cli::args::url::DEFAULT_PORT;
 use crate::cli::exit::{CliError, Exit};
+use crate::cli::settings::{self, DEFAULT_FILE, Origin, Places, Setting};
 use crate::cli::{diagnostics, trust};
 use crate::config::LaneKind;
 use crate::daemon::policy::Restrict;
-use crate::daemon::{self, Options};
+use crate::daemon::{self, Options, Reread};
 use crate::engine::one_per_core;
 
-pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
+pub fn run(mut args: ServeArgs, settings: Vec<Setting>) -> Result<Exit, CliError> {
+    args.config = args.config.as_deref().map(absolute);
     if args.allow_clear && !args.engine.lane_kinds.has(LaneKind::Tls) {
         return Err(RouteError::NothingInTheClear.into());
     }
     let dir = absolute(&trust::config_dir()?);
+    let typed = settings::typed_behind_serve();
     let identity = trust::identity(&dir)?;
     let own = identity.fingerprint();
     tracing::info!(
@@ -28,6 +32,7 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
         trust::identity_file(&dir).display()
     );
     let diagnostics = diagnostics::asked_for(args.keylog.as_deref(), args.qlog.as_deref());
+    let restrict = restrict(&args);
     let options = Options {
         listen: listen(&args),
         backend: args.engine.backend(),
@@ -49,14 +54,11 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
             rand::random()
         }),
         authorized_peers: dir.join("authorized_peers"),
-        allow: args.allow,
+        allow: args.allow.clone(),
         partial_max_age: args.partial_max_age,
-        restrict: match (args.read_only, args.write_only) {
-            (true, _) => Restrict::ReadOnly,
-            (_, true) => Restrict::WriteOnly,
-            _ => Restrict::Nothing,
-        },
+        restrict,
         root: absolute(&args.root),
+        reread: Box::new(move || reread((&args, &settings), &typed)),
     };
     // What is below the working directory of a daemon could not be unmounted.
     if let Err(error) = std::env::set_current_dir("/") {
@@ -72,6 +74,62 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
         stdout.flush()
     })?;
     Ok(Exit::Done)
+}
+
+/// What may change while the daemon runs.
+const CHANGEABLE: [&str; 3] = ["allow", "read-only", "write-only"];
+
+/// What the configuration says now; `typed` are the words behind `landro serve`. Where it cannot be
+/// used, the command line and the environment alone let somebody in, for whoever was taken out of
+/// the file must not stay in until it can.
+fn reread((before, told): (&ServeArgs, &[Setting]), typed: &[OsString]) -> Reread {
+    // One that comes to be in the default's place is read then.
+    let found = before.config.as_deref();
+    let found_file = found.filter(|path| *path != Path::new(DEFAULT_FILE));
+    let places = Places {
+        found_file,
+        ..Places::of_process(typed)
+    };
+    match settings::resolve(&places) {
+        Ok(now) => {
+            let is_later = |(one, other): &(&Setting, &Setting)| {
+                one.told != other.told && !CHANGEABLE.contains(&one.name.as_str())
+            };
+            let pairs = told.iter().zip(&now.all);
+            Reread {
+                later: pairs
+                    .filter(is_later)
+                    .map(|(_, now)| now.to_string())
+                    .collect(),
+                restrict: Some(restrict(&now.args)),
+                allow: now.args.allow,
+                problem: None,
+            }
+        }
+        Err(error) => {
+            let is_of_file = |setting: &Setting| {
+                setting.name == "allow" && matches!(setting.origin, Origin::File { .. })
+            };
+            let allow = match told.iter().any(is_of_file) {
+                true => Vec::new(),
+                false => before.allow.clone(),
+            };
+            Reread {
+                allow,
+                restrict: None,
+                later: Vec::new(),
+                problem: Some(error.to_string()),
+            }
+        }
+    }
+}
+
+fn restrict(args: &ServeArgs) -> Restrict {
+    match (args.read_only, args.write_only) {
+        (true, _) => Restrict::ReadOnly,
+        (_, true) => Restrict::WriteOnly,
+        _ => Restrict::Nothing,
+    }
 }
 
 /// As it was meant where the daemon was started.

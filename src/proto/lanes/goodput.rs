@@ -91,12 +91,12 @@ struct Try {
     for_a_fall: bool,
     busy: Duration,
     bytes: u64,
-    idle: Idle,
+    idle: IdleWindows,
 }
 
 /// Of a try: the windows in which too little waited to be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Idle {
+struct IdleWindows {
     count: usize,
     time: Duration,
     bytes: u64,
@@ -361,7 +361,7 @@ impl Choice {
                 for_a_fall: !is_due,
                 busy: Duration::ZERO,
                 bytes: 0,
-                idle: Idle::default(),
+                idle: IdleWindows::default(),
             });
         }
     }

@@ -208,7 +208,8 @@ impl Worker {
         self.connections.give_up_adding(&mut self.io, session);
     }
 
-    /// What carried a session of a daemon so far. Packets are those of QUIC, whose lanes are all here.
+    /// What carried a session of a daemon so far. Packets are those of QUIC, whose lanes are all
+    /// here.
     fn lanes_of(&mut self, session: usize) -> SessionLanes {
         let Some(running) = self.sessions.get(session) else {
             return SessionLanes::default();

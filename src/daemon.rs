@@ -15,7 +15,7 @@ use std::time::Duration;
 use landro_sys::trusted::{self, Others, Untrusted};
 
 use crate::config::{LaneKinds, QuicConfig};
-use crate::engine::{BackendChoice, EngineError, ServeConfig, Server, ShutdownError};
+use crate::engine::{self, BackendChoice, EngineError, ServeConfig, Server, ShutdownError};
 use crate::ids::Fingerprint;
 use crate::quic::Identity;
 use crate::signals::{Hangup, Signals};
@@ -78,6 +78,28 @@ pub struct Reread {
 struct Standing {
     policy: Policy,
     restrict: Restrict,
+    /// When the time of the next peer is over, in seconds since the epoch.
+    expiry_unix_s: Option<i64>,
+}
+
+impl Standing {
+    fn new(policy: Policy, restrict: Restrict) -> Standing {
+        Standing {
+            expiry_unix_s: policy.next_expiry_unix_s(engine::before(Duration::ZERO)),
+            policy,
+            restrict,
+        }
+    }
+
+    /// Whether somebody's time is over since this was last asked.
+    fn has_expired(&mut self) -> bool {
+        let now_unix_s = engine::before(Duration::ZERO);
+        let has_expired = self.expiry_unix_s.is_some_and(|at| at <= now_unix_s);
+        if has_expired {
+            self.expiry_unix_s = self.policy.next_expiry_unix_s(now_unix_s);
+        }
+        has_expired
+    }
 }
 
 /// Why a daemon did not start or run on.
@@ -114,7 +136,7 @@ pub fn run(
         ..
     } = options;
     let policy = load(&authorized_peers, &allow)?;
-    let standing = Arc::new(RwLock::new(Standing { policy, restrict }));
+    let standing = Arc::new(RwLock::new(Standing::new(policy, restrict)));
     let asked = Arc::clone(&standing);
     let server = Server::start(ServeConfig {
         listen: options.listen,
@@ -134,7 +156,8 @@ pub fn run(
         authorize: Arc::new(move |peer| {
             // A poisoned lock still holds a whole policy: it is replaced in one assignment.
             let standing = asked.read().unwrap_or_else(PoisonError::into_inner);
-            standing.policy.access(peer, standing.restrict)
+            let now_unix_s = engine::before(Duration::ZERO);
+            standing.policy.access(peer, standing.restrict, now_unix_s)
         }),
     })?;
     let (backend, reason) = server.backend();
@@ -148,21 +171,20 @@ pub fn run(
     let mut watch = Watch::new(&server, notify::watchdog());
     while signals.wait(watch.pause()).is_none() && !server.has_failed() {
         watch.look(&server);
+        let write = || standing.write().unwrap_or_else(PoisonError::into_inner);
+        if write().has_expired() {
+            tracing::info!("the time of a peer is over: what it is doing ends");
+            server.reauthorise();
+        }
         if !signals.take_hangup() {
             continue;
         }
         let new = (options.reread)();
         tell(&new);
-        // Whoever is taken out of a file that cannot be read now must not stay in until it can.
-        let policy = load(&authorized_peers, &new.allow).unwrap_or_else(|error| {
-            tracing::error!(
-                "{error}: NOBODY IS LET IN any more but by --allow, until it is mended and SIGHUP sent"
-            );
-            Policy::of(&new.allow)
-        });
-        let mut standing = standing.write().unwrap_or_else(PoisonError::into_inner);
+        let policy = load_again(&authorized_peers, &new.allow);
+        let mut standing = write();
         let restrict = new.restrict.unwrap_or(standing.restrict);
-        *standing = Standing { policy, restrict };
+        *standing = Standing::new(policy, restrict);
         drop(standing);
         server.reauthorise();
     }
@@ -182,6 +204,17 @@ fn tell(new: &Reread) {
     for setting in &new.later {
         tracing::warn!("{setting}: is so when the daemon is started anew");
     }
+}
+
+/// As [`load`]: whoever is taken out of a file that cannot be read now must not stay in until it
+/// can.
+fn load_again(path: &Path, allow: &[Fingerprint]) -> Policy {
+    load(path, allow).unwrap_or_else(|error| {
+        tracing::error!(
+            "{error}: NOBODY IS LET IN any more but by --allow, until it is mended and SIGHUP sent"
+        );
+        Policy::of(allow)
+    })
 }
 
 /// `authorized_peers` with the command line on top; says how many there are and which lines were no
@@ -234,7 +267,7 @@ mod tests {
         let policy = load(&path, &[peer(1)]).unwrap();
         assert!(
             policy
-                .access(&peer(1), Restrict::Nothing)
+                .access(&peer(1), Restrict::Nothing, 0)
                 .is_some_and(|a| a.access.read && a.access.write)
         );
     }

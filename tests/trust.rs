@@ -26,6 +26,7 @@ on_both_backends!(
     a_read_only_or_write_only_root,
     hangup_reads_the_peers_again,
     hangup_ends_what_is_no_longer_allowed,
+    a_peer_whose_time_is_over_is_out,
 );
 
 /// A daemon, a client, and a file to send; nobody is authorised and nobody knows anybody.
@@ -546,6 +547,42 @@ fn hangup_ends_what_is_no_longer_allowed(backend: &'static str) {
         );
         let _ = fs::remove_file(here("unchanged"));
     }
+}
+
+/// So many seconds from now, as a line of `authorized_peers` has it.
+fn in_seconds(seconds: u64) -> String {
+    let format = ["-u", "+%FT%TZ", "-d"];
+    let at = format!("now + {seconds} seconds");
+    let output = Command::new("date").args(format).arg(at).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Nobody has to tell the daemon when that is.
+fn a_peer_whose_time_is_over_is_out(backend: &'static str) {
+    let s = Strangers::new(backend);
+    let (id, other) = (s.client.id(), Side::new());
+    fs::write(s.root().join("big"), vec![7; 12 << 20]).unwrap();
+    s.authorize(&format!(
+        "{id} expires={}\n{} ro\n",
+        in_seconds(4),
+        other.id()
+    ));
+    let daemon = s.serve(&[]);
+    let start = |side: &Side, to: &str| {
+        let cp = ["cp", "--json", "--backend", backend, "--bwlimit", "2M"];
+        let to = s.dir.path().join(to);
+        let (url, to) = (daemon.url("big"), to.to_str().unwrap());
+        let way = ["--peer", &daemon.fingerprint, &url, to];
+        Running::spawn(command(side, &[], cp.iter().chain(&way)))
+    };
+    s.push(&daemon, &["--peer", &daemon.fingerprint]).expect(0);
+    let (expires, stays) = (start(&s.client, "mine"), start(&other, "others"));
+    let output = expires.wait().expect(4);
+    let error = output.of("error").next().unwrap();
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("its time there is over"), "{output:?}");
+    s.push(&daemon, &["--peer", &daemon.fingerprint]).expect(4);
+    stays.wait().expect(0);
 }
 
 /// On a terminal a person is asked; script(1) gives one.

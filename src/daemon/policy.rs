@@ -62,9 +62,9 @@ struct Table {
 
 impl Policy {
     /// Reads `authorized_peers`: one `SHA256:...` a line; then options `ro`, `rw` (the default),
-    /// `wo`, `clear` and `path=SUB` (percent-encoded as in URLs), separated by blanks or commas; a
-    /// word that begins with `#` begins a comment. A bad line authorises nobody and is returned
-    /// with its number.
+    /// `wo`, `clear`, `path=SUB` (percent-encoded as in URLs) and `expires=TIME` (RFC 3339, or a
+    /// date, both UTC), separated by blanks or commas; a word that begins with `#` begins a
+    /// comment. A bad line authorises nobody and is returned with its number.
     ///
     /// sshd takes the first of several lines of one key. Here lines that do not agree cancel each
     /// other: whoever adds `ro` below an older line wants less, not what was there.
@@ -108,8 +108,16 @@ impl Policy {
                 write: true,
                 path: None,
                 clear,
+                expires_unix_s: None,
             },
         );
+    }
+
+    /// When the next peer's time is over, in seconds since the epoch.
+    pub fn next_expiry_unix_s(&self, now_unix_s: i64) -> Option<i64> {
+        let all = self.peers.values();
+        let ahead = all.filter_map(|rights| rights.expires_unix_s);
+        ahead.filter(|at| *at > now_unix_s).min()
     }
 
     pub fn len(&self) -> usize {
@@ -121,9 +129,17 @@ impl Policy {
         self.peers.is_empty()
     }
 
-    /// What `peer` may do, if it may come in at all.
-    pub fn access(&self, peer: &Fingerprint, restrict: Restrict) -> Option<PeerAccess> {
+    /// What `peer` may do, if it may come in at all, at a time in seconds since the epoch.
+    pub fn access(
+        &self,
+        peer: &Fingerprint,
+        restrict: Restrict,
+        now_unix_s: i64,
+    ) -> Option<PeerAccess> {
         let rights = self.peers.get(peer)?;
+        if rights.expires_unix_s.is_some_and(|at| at <= now_unix_s) {
+            return None;
+        }
         let access = Grant {
             read: rights.read && restrict != Restrict::WriteOnly,
             write: rights.write && restrict != Restrict::ReadOnly,

@@ -1,6 +1,7 @@
 //! One line of `authorized_peers`: every byte before the comment is understood, or the line is bad.
 
 use std::fmt;
+use std::time::UNIX_EPOCH;
 
 use crate::ids::{Fingerprint, NAME_MAX_BYTES, PATH_MAX_BYTES, percent_decode};
 
@@ -23,6 +24,8 @@ pub struct Rights {
     pub path: Option<Vec<u8>>,
     /// Its files may travel in the clear, where the daemon allows it.
     pub clear: bool,
+    /// From then on it may do nothing, in seconds since the epoch.
+    pub expires_unix_s: Option<i64>,
 }
 
 /// Why a line authorises nobody.
@@ -37,6 +40,8 @@ pub enum Problem {
     TwoAccesses,
     TwoPaths,
     Path(&'static str),
+    TwoExpiries,
+    Expires(String),
     /// This peer is on an earlier line with other rights, or that line is bad.
     Disagrees {
         first_line: usize,
@@ -70,7 +75,7 @@ pub fn read(bytes: &[u8]) -> Result<Option<PeerLine>, Problem> {
     let peer = first
         .parse()
         .map_err(|_| Problem::Fingerprint(what_is_wrong(first, text)))?;
-    let (mut access, mut path, mut clear) = (None, None, false);
+    let (mut access, mut path, mut clear, mut expires) = (None, None, false, None);
     for option in words.flat_map(|word| word.split(',')) {
         let rights = match option {
             "ro" => (true, false),
@@ -80,14 +85,16 @@ pub fn read(bytes: &[u8]) -> Result<Option<PeerLine>, Problem> {
                 clear = true;
                 continue;
             }
-            _ => match option.strip_prefix("path=") {
-                Some(sub) if path.is_none() => {
-                    path = Some(sub_directory(sub)?);
-                    continue;
+            _ => {
+                match option.split_once('=') {
+                    Some(("path", _)) if path.is_some() => return Err(Problem::TwoPaths),
+                    Some(("path", sub)) => path = Some(sub_directory(sub)?),
+                    Some(("expires", _)) if expires.is_some() => return Err(Problem::TwoExpiries),
+                    Some(("expires", time)) => expires = Some(seconds_of(time)?),
+                    Some(_) | None => return Err(Problem::UnknownOption(option.to_string())),
                 }
-                Some(_) => return Err(Problem::TwoPaths),
-                None => return Err(Problem::UnknownOption(option.to_string())),
-            },
+                continue;
+            }
         };
         if access.replace(rights).is_some() {
             return Err(Problem::TwoAccesses);
@@ -101,6 +108,7 @@ pub fn read(bytes: &[u8]) -> Result<Option<PeerLine>, Problem> {
             write,
             path,
             clear,
+            expires_unix_s: expires,
         },
     }))
 }
@@ -175,6 +183,26 @@ fn sub_directory(typed: &str) -> Result<Vec<u8>, Problem> {
     Ok(path)
 }
 
+/// The time of `expires=`: RFC 3339 in UTC, or a date, whose beginning it is (as with `expiry-time`
+/// of sshd(8)).
+fn seconds_of(typed: &str) -> Result<i64, Problem> {
+    let midnight = || format!("{typed}T00:00:00Z");
+    let parsed = humantime::parse_rfc3339(typed).or_else(|_| humantime::parse_rfc3339(&midnight()));
+    let since = parsed
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since
+        .and_then(|since| i64::try_from(since.as_secs()).ok())
+        .ok_or_else(|| Problem::Expires(shown(typed)))
+}
+
+/// The beginning of what cannot be understood.
+fn shown(word: &str) -> String {
+    let shown: String = word.chars().take(SHOWN_CHARS).collect();
+    let cut = if shown.len() < word.len() { "..." } else { "" };
+    format!("{shown:?}{cut}")
+}
+
 /// Why the first word of a line is no fingerprint, as far as one can guess.
 fn what_is_wrong(first: &str, line: &str) -> &'static str {
     let is_name = |text: &str| {
@@ -217,6 +245,9 @@ fn likely(word: &str) -> &'static str {
         }
         "rw" | "wr" | "readwrite" | "full" | "all" => "may be meant as rw",
         "clear" | "allowclear" | "plain" => "may be meant as clear",
+        _ if letters.starts_with("exp") || letters.starts_with("until") => {
+            "may be meant as expires=TIME"
+        }
         _ if word.contains(['=', ':', '/']) || letters.starts_with("path") => {
             "may be meant as path=SUB"
         }
@@ -231,20 +262,20 @@ impl fmt::Display for Problem {
             Problem::Control(c) => write!(f, "contains the control character {c:?}"),
             Problem::Fingerprint(why) => f.write_str(why),
             Problem::UnknownOption(option) => {
-                let shown: String = option.chars().take(SHOWN_CHARS).collect();
-                let cut = if shown.len() < option.len() {
-                    "..."
-                } else {
-                    ""
-                };
                 write!(
                     f,
-                    "unknown option {shown:?}{cut}, which {}; options are ro, rw, wo, clear and path=SUB; a comment begins with #",
+                    "unknown option {}, which {}; options are ro, rw, wo, clear, path=SUB and expires=TIME; a comment begins with #",
+                    shown(option),
                     likely(option)
                 )
             }
             Problem::TwoAccesses => write!(f, "more than one of ro, rw and wo"),
             Problem::TwoPaths => write!(f, "more than one path="),
+            Problem::TwoExpiries => write!(f, "more than one expires="),
+            Problem::Expires(typed) => write!(
+                f,
+                "expires={typed} is no time: 2027-01-31, whose beginning in UTC it is, or 2027-01-31T18:00:00Z"
+            ),
             Problem::Path(why) => write!(f, "path= {why}"),
             Problem::Disagrees { first_line } => {
                 write!(

@@ -4,12 +4,15 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// 2026-12-01T00:00:00Z.
+const NOW: i64 = 1_796_083_200;
+
 fn peer(byte: u8) -> Fingerprint {
     Fingerprint([byte; 32])
 }
 
 fn rights(policy: &Policy, byte: u8) -> Option<(bool, bool, Option<Vec<u8>>)> {
-    let found = policy.access(&peer(byte), Restrict::Nothing)?;
+    let found = policy.access(&peer(byte), Restrict::Nothing, NOW)?;
     Some((found.access.read, found.access.write, found.path))
 }
 
@@ -64,7 +67,7 @@ fn only_a_line_lets_files_travel_in_the_clear() {
     let lines: Vec<usize> = bad.iter().map(|bad| bad.line).collect();
     assert_eq!(lines, [4, 6], "{bad:?}");
     let clear = |policy: &Policy, byte| {
-        let found = policy.access(&peer(byte), Restrict::Nothing);
+        let found = policy.access(&peer(byte), Restrict::Nothing, NOW);
         found.map(|found| found.clear)
     };
     let said = [1, 2, 3, 4, 5].map(|byte| clear(&policy, byte));
@@ -266,7 +269,7 @@ fn command_line_on_top() {
     assert_eq!(rights(&policy, 1), Some((true, true, None)));
     let of = |restrict| {
         policy
-            .access(&peer(2), restrict)
+            .access(&peer(2), restrict, NOW)
             .map(|a| (a.access.read, a.access.write))
     };
     assert_eq!(of(Restrict::ReadOnly), Some((true, false)));
@@ -353,5 +356,47 @@ proptest! {
     #[test]
     fn any_bytes_are_survived(text in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = Policy::parse(&text);
+    }
+}
+
+#[test]
+fn a_peer_may_come_until_its_time_is_over() {
+    let text = format!(
+        "{} expires=2026-12-02\n{} ro,expires=2026-12-01T00:00:01Z\n{} expires=2026-12-01\n",
+        peer(1),
+        peer(2),
+        peer(3),
+    );
+    let (policy, bad) = parse(&text);
+    assert_eq!(bad, []);
+    let at = |byte, now| policy.access(&peer(byte), Restrict::Nothing, now).is_some();
+    assert_eq!([1, 2, 3].map(|byte| at(byte, NOW)), [true, true, false]);
+    assert_eq!([1, 2].map(|byte| at(byte, NOW + 1)), [true, false]);
+    assert!(at(1, NOW + 86_399) && !at(1, NOW + 86_400));
+    assert_eq!(policy.next_expiry_unix_s(NOW), Some(NOW + 1));
+    assert_eq!(policy.next_expiry_unix_s(NOW + 1), Some(NOW + 86_400));
+    assert_eq!(policy.next_expiry_unix_s(NOW + 86_400), None);
+}
+
+#[test]
+fn what_is_no_time_lets_nobody_in() {
+    for (option, words) in [
+        ("expires=", "is no time"),
+        ("expires=tomorrow", "is no time"),
+        ("expires=2026-13-01", "is no time"),
+        ("expires=2026-12-01T00:00", "is no time"),
+        ("expires=2026-12-01T00:00:00+01:00", "is no time"),
+        ("expires=20261201", "is no time"),
+        ("expires=1960-01-01", "is no time"),
+        (
+            "expires=2027-01-01 expires=2027-01-01",
+            "more than one expires=",
+        ),
+        ("expiry=2027-01-01", "may be meant as expires=TIME"),
+        ("until=2027-01-01", "may be meant as expires=TIME"),
+    ] {
+        let (policy, bad) = parse(&format!("{} {option}\n", peer(1)));
+        assert_eq!(policy.len(), 0, "{option}");
+        assert!(bad[0].to_string().contains(words), "{option}: {}", bad[0]);
     }
 }

@@ -18,7 +18,8 @@ use crate::worker::sessions::Beginning;
 use crate::worker::stats::TransportStats;
 
 /// What a daemon's log says of a key that may not come in.
-pub(super) const NOT_AUTHORISED: &str = "not in authorized_peers, or by a line that lets nobody in";
+pub(super) const NOT_AUTHORISED: &str =
+    "not in authorized_peers, or by a line that lets nobody in, or no longer";
 
 impl Worker {
     /// The handshake of a connection that we dialled is complete.

@@ -8,7 +8,7 @@ use crate::worker::Worker;
 use crate::worker::log::Who;
 use crate::worker::shared::PeerAccess;
 
-const REMOVED: &str = "this identity was removed from authorized_peers";
+const REMOVED: &str = "this identity was removed from authorized_peers, or its time there is over";
 const NARROWED: &str = "the rights of this identity were narrowed in authorized_peers";
 const MOVED: &str = "the path of this identity was changed in authorized_peers";
 

@@ -4,6 +4,7 @@
 pub mod notify;
 mod partials;
 pub mod policy;
+pub mod visits;
 mod watch;
 
 use std::io;
@@ -22,10 +23,11 @@ use crate::signals::{Hangup, Signals};
 
 use partials::Partials;
 use policy::{Policy, Restrict};
+use visits::VisitBook;
 use watch::Watch;
 
 /// Larger than [`policy::MAX_PEERS`] lines with options and short comments.
-const AUTHORIZED_PEERS_MAX_BYTES: u64 = 16 << 20;
+pub const AUTHORIZED_PEERS_MAX_BYTES: u64 = 16 << 20;
 
 /// Bad lines that are told one by one.
 const BAD_LINES_TOLD: usize = 50;
@@ -80,22 +82,34 @@ struct Standing {
     restrict: Restrict,
     /// When the time of the next peer is over, in seconds since the epoch.
     expiry_unix_s: Option<i64>,
+    /// When that was last looked at: a clock may be set back.
+    looked_unix_s: i64,
 }
 
 impl Standing {
     fn new(policy: Policy, restrict: Restrict) -> Standing {
+        let now_unix_s = engine::before(Duration::ZERO);
         Standing {
-            expiry_unix_s: policy.next_expiry_unix_s(engine::before(Duration::ZERO)),
+            expiry_unix_s: policy.next_expiry_unix_s(now_unix_s),
+            looked_unix_s: now_unix_s,
             policy,
             restrict,
         }
+    }
+
+    /// What the configuration and the file of peers say now.
+    fn change(&mut self, new: &Reread, authorized_peers: &Path) {
+        tell(new);
+        let policy = load_again(authorized_peers, &new.allow);
+        *self = Standing::new(policy, new.restrict.unwrap_or(self.restrict));
     }
 
     /// Whether somebody's time is over since this was last asked.
     fn has_expired(&mut self) -> bool {
         let now_unix_s = engine::before(Duration::ZERO);
         let has_expired = self.expiry_unix_s.is_some_and(|at| at <= now_unix_s);
-        if has_expired {
+        let is_set_back = now_unix_s < std::mem::replace(&mut self.looked_unix_s, now_unix_s);
+        if has_expired || is_set_back {
             self.expiry_unix_s = self.policy.next_expiry_unix_s(now_unix_s);
         }
         has_expired
@@ -138,6 +152,12 @@ pub fn run(
     let policy = load(&authorized_peers, &allow)?;
     let standing = Arc::new(RwLock::new(Standing::new(policy, restrict)));
     let asked = Arc::clone(&standing);
+    let authorize = Arc::new(move |peer: &Fingerprint| {
+        // A poisoned lock still holds a whole policy: it is replaced in one assignment.
+        let standing = asked.read().unwrap_or_else(PoisonError::into_inner);
+        let now_unix_s = engine::before(Duration::ZERO);
+        standing.policy.access(peer, standing.restrict, now_unix_s)
+    });
     let server = Server::start(ServeConfig {
         listen: options.listen,
         root: options.root.clone(),
@@ -153,12 +173,7 @@ pub fn run(
         allow_clear: options.allow_clear,
         identity: options.identity,
         reset_secret: options.reset_secret,
-        authorize: Arc::new(move |peer| {
-            // A poisoned lock still holds a whole policy: it is replaced in one assignment.
-            let standing = asked.read().unwrap_or_else(PoisonError::into_inner);
-            let now_unix_s = engine::before(Duration::ZERO);
-            standing.policy.access(peer, standing.restrict, now_unix_s)
-        }),
+        authorize,
     })?;
     let (backend, reason) = server.backend();
     let search = |age| Partials::start(options.root.clone(), age);
@@ -169,27 +184,25 @@ pub fn run(
     ready(server.addresses()).map_err(DaemonError::Ready)?;
     notify::tell("READY=1");
     let mut watch = Watch::new(&server, notify::watchdog());
+    let dir = authorized_peers.parent().unwrap_or(Path::new("/"));
+    let mut visits = VisitBook::open(dir);
+    let write = || standing.write().unwrap_or_else(PoisonError::into_inner);
     while signals.wait(watch.pause()).is_none() && !server.has_failed() {
         watch.look(&server);
-        let write = || standing.write().unwrap_or_else(PoisonError::into_inner);
+        visits.look(server.take_visits(), &write().policy);
         if write().has_expired() {
             tracing::info!("the time of a peer is over: what it is doing ends");
             server.reauthorise();
         }
-        if !signals.take_hangup() {
-            continue;
+        if signals.take_hangup() {
+            let new = (options.reread)();
+            write().change(&new, &authorized_peers);
+            server.reauthorise();
         }
-        let new = (options.reread)();
-        tell(&new);
-        let policy = load_again(&authorized_peers, &new.allow);
-        let mut standing = write();
-        let restrict = new.restrict.unwrap_or(standing.restrict);
-        *standing = Standing::new(policy, restrict);
-        drop(standing);
-        server.reauthorise();
     }
     tracing::info!("stopping; a second signal quits at once");
     notify::tell("STOPPING=1");
+    visits.finish(server.take_visits(), &write().policy);
     Ok(server.shutdown().map(drop)?)
 }
 
@@ -236,7 +249,7 @@ fn load(path: &Path, allow: &[Fingerprint]) -> Result<Policy, DaemonError> {
         );
     }
     allow.iter().for_each(|peer| policy.allow(*peer));
-    match policy.len() {
+    match policy.len_at(engine::before(Duration::ZERO)) {
         0 => tracing::warn!(
             "nobody is authorised, so nobody is let in: put the line that `landro id` prints on the client into \
              {} and send SIGHUP, or start with --allow",

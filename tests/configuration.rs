@@ -4,8 +4,6 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use common::{Daemon, Output, Running, Side, command, landro};
 
@@ -68,11 +66,13 @@ fn write(file: &Path, peers: &[&Side], more: &str) {
 
 fn a_file_is_read_again_while_sessions_go_on(backend: &'static str) {
     let it = Configured::start(backend);
-    fs::write(it.dir.path().join("root/big"), vec![7; 6 << 20]).unwrap();
+    fs::write(it.dir.path().join("root/big"), vec![7; 64 << 20]).unwrap();
     let back = it.dir.path().join("back");
-    let slow = ["--bwlimit", "2M", "--retry", "0"];
+    let slow = ["--bwlimit", "2M", "--retry", "0", "--json"];
     let pull = it.words(&it.daemon.url("big"), back.to_str().unwrap(), &slow);
     let mut pull = Running::spawn(command(&it.client, &[], pull));
+    let moves = |line: &str| line.contains("\"progress\"");
+    pull.line(moves).unwrap();
     it.push().expect(4);
     write(&it.file(), &[&it.client], "workers = 7");
     it.reread("1 peer is authorised", 2);
@@ -87,7 +87,8 @@ fn a_file_is_read_again_while_sessions_go_on(backend: &'static str) {
     write(&it.file(), &[&it.client, &other], "");
     it.reread("2 peers are authorised", 1);
     landro(&other, ls).expect(0);
-    pull.wait().expect(0);
+    assert!(pull.is_running(), "{}", pull.stderr());
+    pull.kill();
     // What cannot be understood lets nobody in.
     write(&it.file(), &[&it.client, &other], "read-onyl = true");
     it.reread("there is no option read-onyl", 1);
@@ -101,10 +102,11 @@ fn a_file_is_read_again_while_sessions_go_on(backend: &'static str) {
     let gone = it.dir.path().join("gone");
     let words = it.words(&it.daemon.url("big"), gone.to_str().unwrap(), &slow);
     let pull = Running::spawn(command(&it.client, &[], words));
-    thread::sleep(Duration::from_millis(500));
+    pull.line(moves).unwrap();
     write(&it.file(), &[&other], "");
     it.reread("1 peer is authorised", 4);
-    pull.wait().expect(4);
+    let ended = pull.wait().expect(4).stdout;
+    assert!(ended.contains("removed from authorized_peers"), "{ended}");
 }
 
 /// What `landro serve` would be told, without one.
@@ -135,7 +137,7 @@ fn the_configuration_is_shown_and_checked() {
         assert!(shown.lines().any(|it| it == line), "{line}: {shown}");
     }
     let checked = config(&["--check"], &[]).expect(0);
-    assert_eq!(checked.stdout, format!("{path}: all of it can be used\n"));
+    assert_eq!(checked.stdout, format!("{path}: all of it is understood\n"));
     fs::write(&file, "workers = 3\nmemory-budget = \"1\"\n").unwrap();
     let wrong = format!("landro: {path}:2: memory-budget: ");
     let checked = config(&["--check"], &[]).expect(2);

@@ -2,6 +2,8 @@
 //! when refused.
 
 mod common;
+#[path = "trust/peers.rs"]
+mod peers;
 
 use std::fs;
 use std::fs::Permissions;
@@ -12,6 +14,7 @@ use std::process::{Command, Stdio};
 
 use common::tree::assert_no_leftovers;
 use common::{Daemon, Output, Running, Side, command, landro};
+use peers::{a_peer_whose_time_is_over_is_out, who_may_come_and_who_came_is_listed};
 
 on_both_backends!(
     an_unknown_daemon_is_not_talked_to,
@@ -27,6 +30,7 @@ on_both_backends!(
     hangup_reads_the_peers_again,
     hangup_ends_what_is_no_longer_allowed,
     a_peer_whose_time_is_over_is_out,
+    who_may_come_and_who_came_is_listed,
 );
 
 /// A daemon, a client, and a file to send; nobody is authorised and nobody knows anybody.
@@ -547,42 +551,6 @@ fn hangup_ends_what_is_no_longer_allowed(backend: &'static str) {
         );
         let _ = fs::remove_file(here("unchanged"));
     }
-}
-
-/// So many seconds from now, as a line of `authorized_peers` has it.
-fn in_seconds(seconds: u64) -> String {
-    let format = ["-u", "+%FT%TZ", "-d"];
-    let at = format!("now + {seconds} seconds");
-    let output = Command::new("date").args(format).arg(at).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-/// Nobody has to tell the daemon when that is.
-fn a_peer_whose_time_is_over_is_out(backend: &'static str) {
-    let s = Strangers::new(backend);
-    let (id, other) = (s.client.id(), Side::new());
-    fs::write(s.root().join("big"), vec![7; 12 << 20]).unwrap();
-    s.authorize(&format!(
-        "{id} expires={}\n{} ro\n",
-        in_seconds(4),
-        other.id()
-    ));
-    let daemon = s.serve(&[]);
-    let start = |side: &Side, to: &str| {
-        let cp = ["cp", "--json", "--backend", backend, "--bwlimit", "2M"];
-        let to = s.dir.path().join(to);
-        let (url, to) = (daemon.url("big"), to.to_str().unwrap());
-        let way = ["--peer", &daemon.fingerprint, &url, to];
-        Running::spawn(command(side, &[], cp.iter().chain(&way)))
-    };
-    s.push(&daemon, &["--peer", &daemon.fingerprint]).expect(0);
-    let (expires, stays) = (start(&s.client, "mine"), start(&other, "others"));
-    let output = expires.wait().expect(4);
-    let error = output.of("error").next().unwrap();
-    let message = error["message"].as_str().unwrap();
-    assert!(message.contains("its time there is over"), "{output:?}");
-    s.push(&daemon, &["--peer", &daemon.fingerprint]).expect(4);
-    stays.wait().expect(0);
 }
 
 /// On a terminal a person is asked; script(1) gives one.

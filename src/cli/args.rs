@@ -60,6 +60,8 @@ pub enum CliCommand {
     Bench(BenchArgs),
     /// Prints this user's fingerprint on this host; makes its identity at first use, and says so
     Id(IdArgs),
+    /// Lists who may come in, and when each came last
+    Peers(PeersArgs),
     /// Shows what landro serve would be told, and by whom: the command line, the environment, the
     /// configuration file, or nobody
     Config(ConfigArgs),
@@ -80,9 +82,9 @@ pub struct ServeArgs {
     /// Directory to serve; paths in URLs are relative to it
     #[arg(default_value = ".")]
     pub root: PathBuf,
-    /// Reads options from this file too, which the command line and the environment come before:
-    /// TOML, `listen = [":4433"]`, `read-only = true` [default: /etc/landro/landro.toml, if it is
-    /// there]
+    /// Reads options from this file too, which the command line and the environment
+    /// (LANDRO_SERVE_READ_ONLY=true) come before: TOML, listen = [":4433"], read-only = true;
+    /// /dev/null is none [default: for root /etc/landro/landro.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Where to listen, repeatable: ADDR or ADDR:PORT (port 4433 unless it is said; 0 takes a free
@@ -90,8 +92,8 @@ pub struct ServeArgs {
     /// [default: :4433]
     #[arg(long, value_name = "ADDR", value_parser = Listen::parse)]
     pub listen: Vec<Listen>,
-    /// Lets this peer in for this run, in addition to authorized_peers, but not in the clear;
-    /// repeatable
+    /// Lets this peer in, in addition to authorized_peers and whatever is said of it there, but not
+    /// in the clear; repeatable
     #[arg(long, value_name = "FINGERPRINT")]
     pub allow: Vec<Fingerprint>,
     /// Nobody may write, whatever authorized_peers says
@@ -362,6 +364,17 @@ pub struct BenchArgs {
     pub from: BindArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct PeersArgs {
+    /// The daemon's directory (/var/lib/landro/config of scripts/landro.service) [default: this
+    /// user's own, as for landro serve]
+    #[arg(long, value_name = "DIR")]
+    pub of: Option<PathBuf>,
+    /// Prints one JSON object per peer on stdout
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]

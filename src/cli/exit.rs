@@ -82,6 +82,8 @@ pub enum CliError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+    #[error("{0}; nobody may come in by it")]
+    Peers(#[from] Untrusted),
     #[error("for --keylog or --qlog: {0}")]
     Diagnostics(Untrusted),
     #[error(
@@ -122,6 +124,7 @@ impl CliError {
             CliError::Engine(_)
             | CliError::Daemon(_)
             | CliError::Diagnostics(_)
+            | CliError::Peers(_)
             | CliError::Journal(_)
             | CliError::Worker(_)
             | CliError::Signals(_)

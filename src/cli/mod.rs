@@ -34,7 +34,7 @@ pub fn main() -> ExitCode {
             None => error.exit(),
         },
     };
-    let (command, settings) = match settings::complete(command) {
+    let (command, provenance) = match settings::complete(command) {
         Ok(completed) => completed,
         Err(error) => {
             let error = CliError::from(error);
@@ -51,7 +51,7 @@ pub fn main() -> ExitCode {
         return ExitCode::from(error.exit().0.code());
     }
     own_process();
-    let exit = commands::run(command, settings).unwrap_or_else(|error| {
+    let exit = commands::run(command, provenance).unwrap_or_else(|error| {
         say::say(&say::without_numbers(&format!("landro: {error}")));
         error.exit().0
     });

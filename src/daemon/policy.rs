@@ -8,15 +8,16 @@ mod line;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::engine::{Grant, PeerAccess};
 use crate::ids::Fingerprint;
 
+use line::PeerLine;
 pub use line::Problem;
-use line::{PeerLine, Rights};
+pub use line::Rights;
 
 /// More peers than this in one file is a mistake, not a list (it is read whole into memory).
 pub const MAX_PEERS: usize = 100_000;
@@ -33,6 +34,14 @@ pub enum Restrict {
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Policy {
     peers: HashMap<Fingerprint, Rights>,
+}
+
+/// A line of `authorized_peers` that lets somebody in.
+pub struct Line<'a> {
+    pub peer: Fingerprint,
+    pub rights: &'a Rights,
+    /// Behind its `#`.
+    pub comment: Option<&'a str>,
 }
 
 /// A line of `authorized_peers` that authorises nobody.
@@ -120,8 +129,35 @@ impl Policy {
         ahead.filter(|at| *at > now_unix_s).min()
     }
 
+    /// Whether a peer may come in, now or another day.
+    pub fn knows(&self, peer: &Fingerprint) -> bool {
+        self.peers.contains_key(peer)
+    }
+
+    /// The lines of a text that let somebody in, in their order; `self` is what it says in all.
+    pub fn lines<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = Line<'a>> {
+        let mut told = HashSet::new();
+        text.split(|&b| b == b'\n').filter_map(move |bytes| {
+            let PeerLine { peer, .. } = line::read(bytes).ok()??;
+            let rights = self.peers.get(&peer)?;
+            told.insert(peer).then_some(Line {
+                peer,
+                rights,
+                comment: line::comment(bytes),
+            })
+        })
+    }
+
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.peers.len()
+    }
+
+    /// How many may come in, at a time in seconds since the epoch.
+    pub fn len_at(&self, now_unix_s: i64) -> usize {
+        let all = self.peers.values();
+        all.filter(|rights| rights.expires_unix_s.is_none_or(|at| at > now_unix_s))
+            .count()
     }
 
     #[cfg(test)]

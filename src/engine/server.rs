@@ -1,5 +1,6 @@
 //! A daemon: the workers that serve a root, from their start to their end.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,12 +19,12 @@ use super::{
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::{Digests, ServedRoot};
-use crate::ids::WorkerId;
+use crate::ids::{Fingerprint, WorkerId};
 use crate::quic::{Identity, Secrets, Setup, TRANSFER_PROTOCOL, TicketKeys, Trust};
 use crate::tcp::{ClearPasses, TcpSetup};
 use crate::worker::{
     Authorize, ListenAt, Mail, Mailbox, OwnAddresses, Programs, Service, Shared, TransportStats,
-    WorkerParts,
+    Visit, WorkerParts,
 };
 
 /// How long a daemon that is told to stop tells its peers.
@@ -183,6 +184,11 @@ impl Server {
         for worker in 0..self.shared.workers {
             self.shared.insist(WorkerId(worker), Mail::Reauthorise);
         }
+    }
+
+    /// Whose sessions began since this was last asked, at most 4,096 of them.
+    pub fn take_visits(&self) -> HashMap<Fingerprint, Visit> {
+        self.shared.visits.take()
     }
 
     /// Whether each worker's loop turned since it was last asked; asks those anew that answered.

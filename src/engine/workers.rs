@@ -16,7 +16,7 @@ use crate::quic::Secrets;
 use crate::tcp::TcpSetup;
 use crate::worker::{
     BackendWish, Mail, Mailbox, Programs, Pulse, Refusals, Service, Shared, StreamDescriptors,
-    Worker, WorkerParts,
+    Visits, Worker, WorkerParts,
 };
 
 /// Mail a worker may have waiting: strays of a busy moment; more are dropped like datagrams may
@@ -120,6 +120,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         service,
         added_lanes,
         homes: Arc::default(),
+        visits: Visits::default(),
         descriptors: StreamDescriptors::of_this_process(workers),
         settler,
         digests,

@@ -247,7 +247,7 @@ impl SessionLog {
 /// What carried a session.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SessionLanes {
-    /// Connections, on whichever worker they are.
+    /// Connections it had; on other workers than its own, those at its end.
     pub lanes: u64,
     /// QUIC packets that left.
     pub sent_packets: u64,

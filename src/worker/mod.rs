@@ -31,6 +31,7 @@ mod shared;
 mod stats;
 mod timers;
 mod turn;
+mod visits;
 mod wanted;
 
 use std::io;
@@ -74,6 +75,7 @@ pub use pulse::Pulse;
 pub(crate) use shared::Programs;
 pub use shared::{Authorize, OwnAddresses, PeerAccess, Refusals, Service, Shared};
 pub use stats::{Carried, TransportStats};
+pub use visits::{Visit, Visits};
 
 /// What a worker is made of; built on the thread that starts it.
 pub struct WorkerParts {

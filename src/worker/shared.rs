@@ -10,6 +10,7 @@ use super::descriptors::StreamDescriptors;
 use super::handles::AcceptQueue;
 use super::mailbox::{Mail, Mailbox};
 use super::stats::TransportStats;
+use super::visits::Visits;
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::{Digests, ServedRoot, Settler};
@@ -125,6 +126,8 @@ pub struct Shared {
     /// when they are silent.
     pub added_lanes: Option<TcpSetup>,
     pub homes: Arc<SessionHomes>,
+    /// Peers of a daemon whose sessions began.
+    pub visits: Visits,
     pub descriptors: StreamDescriptors,
     /// Set for a daemon: takes the marks of directories away when their data is on disk.
     pub settler: Option<Settler>,

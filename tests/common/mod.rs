@@ -237,6 +237,13 @@ where
     for inherited in ["LANDRO_LOG", "QLOGDIR", "SSLKEYLOGFILE", "NOTIFY_SOCKET"] {
         command.env_remove(inherited);
     }
+    // Nor what is configured on this host.
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"LANDRO_SERVE_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("LANDRO_SERVE_CONFIG", "/dev/null");
     // To look into a failing test: what LANDRO_LOG takes, for daemons and commands.
     if let Some(directives) = std::env::var_os("LANDRO_TEST_LOG") {
         command.env("LANDRO_LOG", directives);

@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::io::Write;
 
+use super::serve;
 use crate::cli::args::ConfigArgs;
 use crate::cli::exit::{CliError, Exit};
-use crate::cli::settings::{self, DEFAULT_FILE, Places};
+use crate::cli::settings::{self, Places};
 
 pub fn run(args: ConfigArgs) -> Result<Exit, CliError> {
     let named = args.config.map(|path| {
@@ -15,18 +16,16 @@ pub fn run(args: ConfigArgs) -> Result<Exit, CliError> {
     });
     let typed: Vec<OsString> = named.into_iter().chain(args.serve).collect();
     let settings = settings::resolve(&Places::of_process(&typed))?;
+    serve::check(&settings.args)?;
     let mut stdout = std::io::stdout().lock();
     let file = settings.file.map(|path| path.display().to_string());
     let told = match (args.check, file) {
-        (true, Some(file)) => writeln!(stdout, "{file}: all of it can be used"),
-        (true, None) => writeln!(
-            stdout,
-            "there is no {DEFAULT_FILE}: the defaults can be used"
-        ),
+        (true, Some(file)) => writeln!(stdout, "{file}: all of it is understood"),
+        (true, None) => writeln!(stdout, "no file: what is said elsewhere is understood"),
         (false, file) => {
-            let file = file.unwrap_or_else(|| format!("there is no {DEFAULT_FILE}"));
+            let file = file.unwrap_or_else(|| "no file".to_owned());
             let head = writeln!(stdout, "# {file}");
-            let mut lines = settings.all.iter();
+            let mut lines = settings.provenance.all.iter();
             head.and_then(|()| lines.try_for_each(|setting| writeln!(stdout, "{setting}")))
         }
     };

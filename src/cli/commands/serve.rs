@@ -1,6 +1,5 @@
 //! `landro serve`: options resolved, and the one line that says the daemon is ready.
 
-use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,20 +10,17 @@ use crate::cli::args::listen::{InUrl, everywhere};
 use crate::cli::args::route::RouteError;
 use crate::cli::args::url::DEFAULT_PORT;
 use crate::cli::exit::{CliError, Exit};
-use crate::cli::settings::{self, DEFAULT_FILE, Origin, Places, Setting};
+use crate::cli::settings::{self, Changed, Origin, Provenance, Setting};
 use crate::cli::{diagnostics, trust};
 use crate::config::LaneKind;
 use crate::daemon::policy::Restrict;
 use crate::daemon::{self, Options, Reread};
 use crate::engine::one_per_core;
 
-pub fn run(mut args: ServeArgs, settings: Vec<Setting>) -> Result<Exit, CliError> {
+pub fn run(mut args: ServeArgs, provenance: Provenance) -> Result<Exit, CliError> {
     args.config = args.config.as_deref().map(absolute);
-    if args.allow_clear && !args.engine.lane_kinds.has(LaneKind::Tls) {
-        return Err(RouteError::NothingInTheClear.into());
-    }
+    check(&args)?;
     let dir = absolute(&trust::config_dir()?);
-    let typed = settings::typed_behind_serve();
     let identity = trust::identity(&dir)?;
     let own = identity.fingerprint();
     tracing::info!(
@@ -58,7 +54,7 @@ pub fn run(mut args: ServeArgs, settings: Vec<Setting>) -> Result<Exit, CliError
         partial_max_age: args.partial_max_age,
         restrict,
         root: absolute(&args.root),
-        reread: Box::new(move || reread((&args, &settings), &typed)),
+        reread: Box::new(move || reread(&args, &provenance)),
     };
     // What is below the working directory of a daemon could not be unmounted.
     if let Err(error) = std::env::set_current_dir("/") {
@@ -76,41 +72,29 @@ pub fn run(mut args: ServeArgs, settings: Vec<Setting>) -> Result<Exit, CliError
     Ok(Exit::Done)
 }
 
-/// What may change while the daemon runs.
-const CHANGEABLE: [&str; 3] = ["allow", "read-only", "write-only"];
+/// Whether options fit together that each are right.
+pub fn check(args: &ServeArgs) -> Result<(), CliError> {
+    match args.allow_clear && !args.engine.lane_kinds.has(LaneKind::Tls) {
+        true => Err(RouteError::NothingInTheClear.into()),
+        false => Ok(()),
+    }
+}
 
-/// What the configuration says now; `typed` are the words behind `landro serve`. Where it cannot be
-/// used, the command line and the environment alone let somebody in, for whoever was taken out of
-/// the file must not stay in until it can.
-fn reread((before, told): (&ServeArgs, &[Setting]), typed: &[OsString]) -> Reread {
-    // One that comes to be in the default's place is read then.
-    let found = before.config.as_deref();
-    let found_file = found.filter(|path| *path != Path::new(DEFAULT_FILE));
-    let places = Places {
-        found_file,
-        ..Places::of_process(typed)
-    };
-    match settings::resolve(&places) {
-        Ok(now) => {
-            let is_later = |(one, other): &(&Setting, &Setting)| {
-                one.told != other.told && !CHANGEABLE.contains(&one.name.as_str())
-            };
-            let pairs = told.iter().zip(&now.all);
-            Reread {
-                later: pairs
-                    .filter(is_later)
-                    .map(|(_, now)| now.to_string())
-                    .collect(),
-                restrict: Some(restrict(&now.args)),
-                allow: now.args.allow,
-                problem: None,
-            }
-        }
+/// What the configuration says now. Where it cannot be used, the command line and the environment
+/// alone let somebody in, for whoever was taken out of the file must not stay in until it can.
+fn reread(before: &ServeArgs, provenance: &Provenance) -> Reread {
+    match settings::resolve_again(provenance, before.config.as_deref()) {
+        Ok(Changed { args, later }) => Reread {
+            restrict: Some(restrict(&args)),
+            allow: args.allow,
+            later,
+            problem: None,
+        },
         Err(error) => {
             let is_of_file = |setting: &Setting| {
                 setting.name == "allow" && matches!(setting.origin, Origin::File { .. })
             };
-            let allow = match told.iter().any(is_of_file) {
+            let allow = match provenance.all.iter().any(is_of_file) {
                 true => Vec::new(),
                 false => before.allow.clone(),
             };

@@ -16,13 +16,18 @@ fn told(typed: &str, environment: &[(&str, &str)], file: &str) -> Result<Setting
         environment: environment
             .map(|(name, value)| ((*name).to_owned(), OsString::from(value)))
             .collect(),
-        default_file: &path,
+        default_file: Some(&path),
         found_file: None,
     })
 }
 
 fn line<'a>(settings: &'a Settings, name: &str) -> (&'a Setting, String) {
-    let setting = settings.all.iter().find(|it| it.name == name).expect(name);
+    let setting = settings
+        .provenance
+        .all
+        .iter()
+        .find(|it| it.name == name)
+        .expect(name);
     let shown = setting.to_string();
     (setting, shown)
 }
@@ -88,31 +93,60 @@ fn a_place_says_all_of_an_option() {
         "read-only = false  # LANDRO_SERVE_READ_ONLY"
     );
     let settings = told("", &[("LANDRO_SERVE_ALLOW", "")], &file).unwrap();
-    assert_eq!(settings.args.allow, []);
+    assert_eq!(settings.args.allow.len(), 1, "nothing is said");
     // What excludes it was said in a place that comes first.
     let settings = told("--write-only", &[], &file).unwrap();
     assert!(settings.args.write_only && !settings.args.read_only);
-    let both = "read-only = true\nwrite-only = true\n";
-    let settings = told("", &[], both).unwrap();
-    assert!(
-        settings.args.read_only && !settings.args.write_only,
-        "the first line"
-    );
+    // A switch that is off excludes nothing, in whatever order.
+    for lines in [
+        "read-only = false\nwrite-only = true\n",
+        "write-only = true\nread-only = false\n",
+    ] {
+        let settings = told("", &[], lines).unwrap();
+        assert!(settings.args.write_only && !settings.args.read_only);
+    }
+    let off = [("LANDRO_SERVE_READ_ONLY", "0")];
+    let settings = told("", &off, "write-only = true").unwrap();
+    assert!(settings.args.write_only && !settings.args.read_only);
+}
+
+/// A place that contradicts itself is not understood, as on the command line.
+#[test]
+fn a_place_does_not_contradict_itself() {
+    let error = told("", &[], "read-only = true\nwrite-only = true\n").unwrap_err();
+    assert!(said(&error).starts_with(":2: write-only: cannot be used together with read-only"));
+    let both = [
+        ("LANDRO_SERVE_WRITE_ONLY", "1"),
+        ("LANDRO_SERVE_READ_ONLY", "1"),
+    ];
+    assert!(told("", &both, "").is_err());
+    assert!(told("--read-only --write-only", &[], "").is_err());
+}
+
+/// Whatever is typed of `--`, the root is the last word.
+#[test]
+fn a_root_stands_behind_the_options() {
+    for typed in ["", "--", "--workers 2 --"] {
+        let settings = told(typed, &[], "root = \"-odd\"").unwrap();
+        assert_eq!(settings.args.root, PathBuf::from("-odd"), "{typed}");
+    }
 }
 
 /// What is shown is a file that says the same.
 #[test]
 fn what_is_shown_can_be_read() {
     let shown = |settings: &Settings| -> Vec<String> {
-        let all = settings.all.iter().map(Setting::to_string);
+        let all = settings.provenance.all.iter().map(Setting::to_string);
         all.map(|line| line.rsplit_once("  # ").unwrap().0.to_owned())
             .collect()
     };
-    let typed = format!("--listen :1 --listen [::1]:2 --allow {FP} --qlog /a\"b\\c --read-only");
-    let settings = told(&typed, &[], "").unwrap();
-    let lines = shown(&settings);
-    let again = told("", &[], &lines.join("\n")).unwrap();
-    assert_eq!(shown(&again), lines);
+    for switch in ["--read-only", "--write-only"] {
+        let typed = format!("--listen :1 --listen [::1]:2 --allow {FP} --qlog /a\"b\\c {switch}");
+        let settings = told(&typed, &[], "").unwrap();
+        let lines = shown(&settings);
+        let again = told("", &[], &lines.join("\n")).unwrap();
+        assert_eq!(shown(&again), lines);
+    }
 }
 
 #[test]
@@ -145,6 +179,8 @@ fn what_is_no_setting_is_told_with_its_place() {
     assert!(said(&error).starts_with("LANDRO_SERVE_WORKRES: there is no option workres"));
     let error = told("", &[("LANDRO_SERVE_READ_ONLY", "maybe")], "").unwrap_err();
     assert!(said(&error).contains("is either true or false"), "{error}");
+    let error = told("", &[("LANDRO_SERVE_workers", "3")], "").unwrap_err();
+    assert!(said(&error).starts_with("LANDRO_SERVE_workers: there is no option"));
     let words = told("--workers 0", &[], "").unwrap_err().to_string();
     assert!(
         words.starts_with("invalid value '0' for '--workers"),
@@ -161,7 +197,7 @@ fn a_file_that_is_named_has_to_be_there_and_nobody_elses() {
         resolve(&Places {
             typed,
             environment: environment.to_vec(),
-            default_file: Path::new("/nowhere/landro.toml"),
+            default_file: Some(Path::new("/nowhere/landro.toml")),
             found_file: None,
         })
     };
@@ -182,4 +218,39 @@ fn a_file_that_is_named_has_to_be_there_and_nobody_elses() {
     let others_write = std::os::unix::fs::PermissionsExt::from_mode(0o666);
     std::fs::set_permissions(&path, others_write).unwrap();
     assert!(matches!(resolve(&typed, &[]), Err(SettingsError::File(_))));
+}
+
+/// Of what may change while a daemon runs, and of nothing else.
+#[test]
+fn what_may_change_is_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.toml");
+    let write = |text: &str| std::fs::write(&path, text).unwrap();
+    write("workers = 2\ntimeout = 5\nread-only = true\n");
+    let typed = [OsString::from("--allow"), FP.into(), "--listen=:1".into()];
+    let settings = resolve(&Places {
+        typed: &typed,
+        environment: Vec::new(),
+        default_file: Some(&path),
+        found_file: None,
+    });
+    let before = settings.unwrap().provenance;
+    // A name that nobody resolves now is no matter, nor is a value that is so with the next start.
+    write("listen = [\"no.such.invalid\"]\nworkers = 0\nwrite-only = true\n");
+    let changed = resolve_again(&before, Some(&path)).unwrap();
+    assert!(changed.args.write_only && !changed.args.read_only);
+    assert_eq!(changed.args.allow.len(), 1, "as it was typed");
+    let later = changed.later.iter();
+    let later: Vec<&str> = later.map(|it| it.split("  #").next().unwrap()).collect();
+    let expected = [
+        "listen = \"no.such.invalid\"",
+        "workers = \"0\"",
+        "timeout is there no more",
+    ];
+    assert_eq!(later, expected);
+    write("workres = 2\n");
+    assert!(resolve_again(&before, Some(&path)).is_err());
+    // One that was there and is gone says nothing good.
+    std::fs::remove_file(&path).unwrap();
+    assert!(resolve_again(&before, Some(&path)).is_err());
 }

@@ -113,6 +113,17 @@ pub fn read(bytes: &[u8]) -> Result<Option<PeerLine>, Problem> {
     }))
 }
 
+/// What stands behind the `#` of a line that could be read.
+pub fn comment(bytes: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(bytes).ok()?.trim_end();
+    let begins = |(at, _): &(usize, char)| text[..*at].ends_with(is_blank);
+    let (at, _) = text
+        .char_indices()
+        .filter(|(_, c)| *c == '#')
+        .find(begins)?;
+    Some(text[at + 1..].trim_start()).filter(|comment| !comment.is_empty())
+}
+
 /// How a fingerprint begins, and how long one is.
 const BEGIN: &str = "SHA256:";
 const FINGERPRINT_BYTES: usize = 50;

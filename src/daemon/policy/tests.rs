@@ -400,3 +400,30 @@ fn what_is_no_time_lets_nobody_in() {
         assert!(bad[0].to_string().contains(words), "{option}: {}", bad[0]);
     }
 }
+
+#[test]
+fn lines_are_listed_with_their_comments() {
+    let text = format!(
+        "# peers\n{} ro # alice, # her laptop \n{} path=a%23b\n{}\n{} xo # bad\n{} #\n{}\n",
+        peer(1),
+        peer(2),
+        peer(2),
+        peer(3),
+        peer(4),
+        peer(1)
+    );
+    let (policy, _) = parse(&text);
+    let lines = policy.lines(text.as_bytes());
+    let found: Vec<_> = lines.map(|line| (line.peer, line.comment)).collect();
+    assert_eq!(found, [(peer(4), None)], "the others do not agree");
+    let text = format!(
+        "{} # alice, # her laptop \n{} path=a%23b\n",
+        peer(1),
+        peer(2)
+    );
+    let (policy, _) = parse(&text);
+    let lines = policy.lines(text.as_bytes());
+    let found: Vec<_> = lines.map(|line| (line.peer, line.comment)).collect();
+    let expected = [(peer(1), Some("alice, # her laptop")), (peer(2), None)];
+    assert_eq!(found, expected);
+}

@@ -290,15 +290,22 @@ impl Choice {
         let ChoiceState::Trying(mut it) = self.state else {
             return;
         };
+        if window.bytes == 0 {
+            // A source that stands still says nothing at all.
+            return;
+        }
         it.idle.count += 1;
         it.idle.time += now.saturating_duration_since(window.began);
         it.idle.bytes += window.bytes;
         self.state = ChoiceState::Trying(it);
         if it.idle.count >= self.few {
-            // It takes all that there is, at the least CPU; or more than the other did, though it
-            // could take still more.
+            // It takes all that there is, at the least CPU, and was not found too slow where there
+            // was more; or it took more than the other did, and could take still more.
             let is_better = match self.used {
-                DataWay::Added => true,
+                DataWay::Added => {
+                    it.busy.is_zero()
+                        || !is_below(rate(it.bytes, it.busy), it.against, self.same_percent)
+                }
                 DataWay::Carrying => is_below(
                     it.against,
                     rate(it.idle.bytes, it.idle.time),

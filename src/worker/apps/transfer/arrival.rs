@@ -1,5 +1,7 @@
 //! Connections that arrive at a daemon: what they ask for, and the sessions that begin on them.
 
+use std::time::Duration;
+
 use crate::config::LaneKind;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
@@ -17,6 +19,7 @@ use crate::worker::limits;
 use crate::worker::log::{Refused, Who};
 use crate::worker::sessions::Beginning;
 use crate::worker::shared::{PeerAccess, Service};
+use crate::worker::visits::Visit;
 
 /// Operations on files that nobody waits for any more, of one worker: each holds a thread of its
 /// driver, which has 512.
@@ -193,6 +196,9 @@ impl Worker {
             dials: None,
         };
         self.begin_session(key, begin);
+        let at_unix_s = crate::worker::before(Duration::ZERO);
+        let from = address.ip();
+        self.io.shared.visits.note(peer, Visit { at_unix_s, from });
     }
 
     /// Whether a session may have lanes in the clear; the secret is known to all workers then.

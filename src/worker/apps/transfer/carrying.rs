@@ -158,11 +158,13 @@ impl Worker {
         let stats = connection.stats(self.io.driver.backend());
         let mut of_session = None;
         if let Some((_, lane)) = connection.lane_mut() {
-            of_session = lane.session().filter(|_| lane.is_added);
+            of_session = lane.session().map(|session| (session, lane.is_added));
             lane.leave();
         }
-        if let Some(session) = of_session {
-            self.added_lane_leaves(session);
+        if let Some((session, is_added)) = of_session {
+            if is_added {
+                self.added_lane_leaves(session);
+            }
             self.carried_by_lane(session, &stats);
         }
         if code == code::VIOLATION && self.io.log.admits(who, self.io.now) {
@@ -208,8 +210,8 @@ impl Worker {
         self.connections.give_up_adding(&mut self.io, session);
     }
 
-    /// What carried a session of a daemon so far. Packets are those of QUIC, whose lanes are all
-    /// here.
+    /// What carried a session of a daemon so far; of lanes on other workers those that are there
+    /// now. Packets are those of QUIC, whose lanes are all here.
     fn lanes_of(&mut self, session: usize) -> SessionLanes {
         let Some(running) = self.sessions.get(session) else {
             return SessionLanes::default();

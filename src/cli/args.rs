@@ -344,7 +344,7 @@ pub struct BenchArgs {
 #[derive(Args, Debug)]
 pub struct IdArgs {
     /// The identity in this directory, such as a daemon's LANDRO_CONFIG_DIR
-    /// (/var/lib/landro/config of scripts/landro.service); none is made there
+    /// (/var/lib/landro/config of landro.service); none is made there
     #[arg(long, value_name = "DIR")]
     pub of: Option<PathBuf>,
 }

@@ -5,8 +5,8 @@
 # peers: what perf/run measures landro with and against, all but those of crates.io.
 
 build_needs=(build-essential ca-certificates clang cmake curl git libclang-dev pkg-config)
-test_needs=(bpftool btrfs-progs clang e2fsprogs ethtool iproute2 libbpf-dev linux-libc-dev procps python3 strace systemd
-    util-linux xfsprogs)
+test_needs=(bpftool btrfs-progs clang e2fsprogs ethtool fish iproute2 libbpf-dev linux-libc-dev man-db mandoc procps python3
+    strace systemd util-linux xfsprogs zsh)
 kernels_needs=(binutils busybox-static cpio e2fsprogs kmod qemu-system-x86 xz-utils)
 lab_needs=(bpftool clang ethtool iperf3 iproute2 jq kmod libbpf-dev linux-libc-dev procps)
 peers_needs=(curl iperf3 nginx-light openssh-client openssh-server openssl python3-matplotlib rclone rsync)

@@ -169,6 +169,7 @@ fn scripts_asked_for_help_do_nothing() {
         ("scripts/soak.sh", "The long campaigns"),
         ("scripts/file-tables.sh", "Writes the tables of files"),
         ("packaging/check.sh", "Judges the Debian package"),
+        ("packaging/check-static.sh", "Judges the static binary"),
         ("packaging/deb.sh", "Makes target/debian"),
         ("packaging/static.sh", "Builds target/ARCH-unknown"),
         (

@@ -3,6 +3,11 @@
 # hangs, an upgrade, and the end. The last line it prints is "all is well", if it is.
 set -euo pipefail
 export LC_ALL=C.UTF-8 HOME=/root
+# It installs, removes and restarts: on a host that is somebody's it does nothing.
+if [ "$(systemd-detect-virt --container)" != systemd-nspawn ] || [ ! -e /landro.deb ]; then
+    echo "$0: only packaging/check.sh runs this, in the root that it booted" >&2
+    exit 1
+fi
 
 step() { printf -- '-- %s (%d s)\n' "$1" "$SECONDS"; }
 die() {

@@ -25,12 +25,19 @@ wait_until() {
     done
 }
 trap 'die "line $LINENO: $BASH_COMMAND"' ERR
+# has PATTERN COMMAND...: all of what the command says is read, so that a pipe that closes is nobody's failure.
+has() {
+    local said
+    said=$("${@:2}")
+    grep -q -- "$1" <<<"$said"
+}
+logged() { has "$1" journalctl --no-pager -o cat -u landro; }
 main_pid() { systemctl show -P MainPID landro; }
 
 step "installed, and neither enabled nor started"
 [ "$(systemctl is-enabled landro)" = disabled ] || die "it is enabled: $(systemctl is-enabled landro)"
 [ "$(systemctl is-active landro)" = inactive ] || die "it was started"
-getent passwd landro | grep -q '^landro:x:[0-9]*:[0-9]*:.*:/var/lib/landro:/usr/sbin/nologin$' || die "no user landro"
+has '^landro:x:[0-9]*:[0-9]*:.*:/var/lib/landro:/usr/sbin/nologin$' getent passwd landro || die "no user landro"
 verified=$(systemd-analyze verify landro.service 2>&1) && [ -z "$verified" ] || die "verify: $verified"
 exposed=$(systemd-analyze security --offline=true --no-pager --threshold=20 /usr/lib/systemd/system/landro.service) ||
     die "it exposes more than 2.0: $exposed"
@@ -38,10 +45,10 @@ tail -n 1 <<<"$exposed"
 
 step "pages and completions"
 for page in landro landro-serve landro-cp landro-ls landro-clean landro-bench landro-id; do
-    man "$page" | col -b | grep -q 'EXIT STATUS' || die "man $page"
+    has '^EXIT STATUS' env MANPAGER=cat man "$page" || die "man $page"
 done
-bash -ic 'source /usr/share/bash-completion/bash_completion
-    _completion_loader landro; complete -p landro' 2>/dev/null | grep -q -- '-F _landro' || die "bash does not complete"
+has '-F _landro' bash -c 'source /usr/share/bash-completion/bash_completion
+    _completion_loader landro; complete -p landro' || die "bash does not complete"
 
 step "a transfer under the unit"
 landro id >/dev/null 2>&1
@@ -61,7 +68,7 @@ landro cp --peer "$daemon" --lane-kinds tls --force /tmp/tree/big landro://127.0
 cmp /tmp/tree/big /var/lib/landro/files/over-tls || die "not the same bytes over TLS"
 journalctl --no-pager -o cat -u landro | grep ' serving ' || die "it does not say what it serves by"
 if [ "$(cat /proc/sys/kernel/io_uring_disabled 2>/dev/null || echo 0)" = 0 ]; then
-    journalctl --no-pager -o cat -u landro | grep -q 'serving .* on io_uring' || die "no io_uring under the unit"
+    logged 'serving .* on io_uring' || die "no io_uring under the unit"
 fi
 status=/proc/$(main_pid)/status
 grep -qx 'Seccomp:	2' "$status" && grep -qx 'NoNewPrivs:	1' "$status" || die "it is not confined"
@@ -72,7 +79,7 @@ step "options of /etc/default/landro, and another backend"
 sed -i 's/^LANDRO_OPTIONS=.*/LANDRO_OPTIONS="--listen 127.0.0.1:4434 --backend poll"/' /etc/default/landro
 systemctl restart landro
 landro cp --peer "$daemon" --force --summary /tmp/tree landro://127.0.0.1:4434/
-journalctl --no-pager -o cat -u landro | grep -q 'serving .* on poll' || die "not on poll"
+logged 'serving .* on poll' || die "not on poll"
 
 step "a daemon that hangs is started anew"
 mkdir -p /run/systemd/system/landro.service.d
@@ -89,8 +96,8 @@ restarted() {
     [ "$now" != 0 ] && [ "$now" != "$before" ] && [ "$(systemctl is-active landro)" = active ]
 }
 wait_until 30 restarted
-journalctl --no-pager -o cat -u landro | grep -i 'watchdog timeout' || die "it was not the watchdog"
-landro ls --peer "$daemon" landro://127.0.0.1:4434/tree/sub | grep -qx 300 || die "the new one does not answer"
+logged 'Watchdog timeout' || die "it was not the watchdog"
+has '^300$' landro ls --peer "$daemon" landro://127.0.0.1:4434/tree/sub || die "the new one does not answer"
 
 step "installed again, as an upgrade does"
 before=$(main_pid)

@@ -30,6 +30,8 @@ fi
 image=$built/musl/image
 rm -rf "$image"
 install -D -m 755 --strip "$landro" "$image/program/usr/bin/landro"
+install -d "$image/program/usr/share/doc/landro"
+packaging/third-party.sh >"$image/program/usr/share/doc/landro/third-party.txt"
 install -d -m 750 "$image/owned/config" "$image/owned/files"
 install -d -m 700 "$image/owned/tmp"
 echo "built $landro, and without symbols $image/program/usr/bin/landro"

@@ -107,6 +107,8 @@ dist=$target/dist
 name=landro-$("$target/release/landro" --version | cut -d ' ' -f 2)-$(uname -m)-linux
 rm -rf "$dist"
 install -D --strip "$target/release/landro" "$dist/$name-gnu"
+# Whoever passes the binaries on passes these notices on.
+packaging/third-party.sh >"$dist/third-party.txt"
 if [ -n "$static" ]; then
     RUSTFLAGS="-Cprofile-use=$profile" CARGO_TARGET_DIR=$target packaging/static.sh
     install "$target/musl/image/program/usr/bin/landro" "$dist/$name-static"

@@ -2,6 +2,11 @@
 # Builds target/release/landro with profile-guided optimisation: once with counters, which a few copies over loopback
 # fill, and again with what they counted. About twice as long as `cargo build --release`, for 10 % less time and CPU
 # (docs/performance.md). Needs llvm-profdata of rustc's own LLVM, from rustup's llvm-tools or Debian's llvm-NN.
+#   scripts/release.sh [--static] [--deb] [--all]
+#   --static  also the binary for hosts of any distribution (packaging/static.sh), by the same counters
+#   --deb     also the Debian package (packaging/deb.sh)
+#   --all     both
+# With any of these all that was built is in target/dist, with its checksums in SHA256SUMS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
@@ -73,6 +78,16 @@ if [ "${1:-}" = train ]; then
     exit
 fi
 
+static='' deb=''
+for word in "$@"; do
+    case $word in
+    --static) static=1 ;;
+    --deb) deb=1 ;;
+    --all) static=1 deb=1 ;;
+    *) die "there is no $word; scripts/release.sh --help says what there is" ;;
+    esac
+done
+
 rm -rf "$counters/raw" "$counters/"landro-*.profdata
 RUSTFLAGS="-Cprofile-generate=$counters/raw" CARGO_TARGET_DIR=$counters cargo build --release --locked --bin landro
 if unshare --map-root-user --net true 2>/dev/null; then
@@ -86,3 +101,22 @@ profile=$counters/landro-$(sha256sum "$counters/merged" | cut -c 1-16).profdata
 mv "$counters/merged" "$profile"
 RUSTFLAGS="-Cprofile-use=$profile" CARGO_TARGET_DIR=$target cargo build --release --locked --bin landro
 echo "built $target/release/landro"
+[ -n "$static$deb" ] || exit 0
+
+dist=$target/dist
+name=landro-$("$target/release/landro" --version | cut -d ' ' -f 2)-$(uname -m)-linux
+rm -rf "$dist"
+install -D --strip "$target/release/landro" "$dist/$name-gnu"
+# Whoever passes the binaries on passes these notices on.
+packaging/third-party.sh >"$dist/third-party.txt"
+if [ -n "$static" ]; then
+    RUSTFLAGS="-Cprofile-use=$profile" CARGO_TARGET_DIR=$target packaging/static.sh
+    install "$target/musl/image/program/usr/bin/landro" "$dist/$name-static"
+fi
+if [ -n "$deb" ]; then
+    rm -f "$target/debian/"landro_*.deb
+    CARGO_TARGET_DIR=$target packaging/deb.sh
+    install -m 644 "$target/debian/"landro_*.deb "$dist/"
+fi
+(cd "$dist" && sha256sum -- * >SHA256SUMS)
+ls -l "$dist"

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Installs what building landro, testing it ("test" includes "build") or a part of the laboratory needs on Debian, if
 # it is missing. Sourced by the other scripts, which then find cargo in PATH; run by itself it only installs.
-#   scripts/setup.sh [build|test|kernels|lab|peers|profile]
+#   scripts/setup.sh [build|static|package|test|kernels|lab|peers|profile]
+# package: what packaging/check.sh installs the Debian package in, and judges it by.
 # peers: what perf/run measures landro with and against, all but those of crates.io.
 
 build_needs=(build-essential ca-certificates clang cmake curl git libclang-dev pkg-config)
-test_needs=(bpftool btrfs-progs clang e2fsprogs ethtool iproute2 libbpf-dev linux-libc-dev procps python3 strace systemd
-    util-linux xfsprogs)
+static_needs=(musl-tools)
+package_needs=(debootstrap dpkg-dev lintian mandoc systemd systemd-container)
+test_needs=(bpftool btrfs-progs clang e2fsprogs ethtool fish iproute2 libbpf-dev linux-libc-dev man-db mandoc procps python3
+    strace systemd util-linux xfsprogs zsh)
 kernels_needs=(binutils busybox-static cpio e2fsprogs kmod qemu-system-x86 xz-utils)
 lab_needs=(bpftool clang ethtool iperf3 iproute2 jq kmod libbpf-dev linux-libc-dev procps)
 peers_needs=(curl iperf3 nginx-light openssh-client openssh-server openssl python3-matplotlib rclone rsync)
@@ -62,6 +65,8 @@ find_rust() {
 setup() {
     case "${1:-build}" in
     build) install_packages "${build_needs[@]}" ;;
+    static) install_packages "${build_needs[@]}" "${static_needs[@]}" ;;
+    package) install_packages "${build_needs[@]}" "${package_needs[@]}" ;;
     test) install_packages "${build_needs[@]}" "${test_needs[@]}" ;;
     kernels) install_packages "${build_needs[@]}" "${kernels_needs[@]}" ;;
     profile) install_packages "${build_needs[@]}" "${profile_needs[@]}" ;;
@@ -75,7 +80,7 @@ setup() {
         # No Rust yet: root, who measures, seldom has it, and perf/run builds as the user who called sudo.
         return
         ;;
-    *) die "usage: $0 [build|test|kernels|lab|peers|profile]" ;;
+    *) die "usage: $0 [build|static|package|test|kernels|lab|peers|profile]" ;;
     esac
     find_rust
 }

@@ -6,18 +6,23 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use common::manager::Manager;
 use common::tree::{self, Rng, assert_same};
 use common::{Daemon, Side, is_root, landro};
 
-on_both_backends!(the_daemon_works_within_its_unit);
+on_both_backends!(
+    the_daemon_works_within_its_unit,
+    a_worker_that_does_not_turn_is_not_vouched_for,
+);
 
 /// The exposure that is allowed, in the tenths of `systemd-analyze security`.
 const EXPOSURE_TENTHS: &str = "20";
 
 fn unit() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/landro.service"))
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/landro.service"))
         .unwrap()
 }
 
@@ -47,12 +52,14 @@ fn the_unit_is_valid_and_exposes_little() {
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("landro.service");
-    // systemd looks whether the program is there.
-    fs::write(
-        &path,
-        unit().replace("/usr/local/bin/landro", common::LANDRO),
-    )
-    .unwrap();
+    // systemd looks whether the program and its page are there: packaging/check.sh has it look at
+    // the installed ones.
+    let program = format!("ExecStart={} serve", common::LANDRO);
+    let here = unit()
+        .replace("ExecStart=landro serve", &program)
+        .replace("Documentation=man:landro-serve(1)\n", "");
+    assert!(here.contains(&program) && !here.contains("Documentation"));
+    fs::write(&path, here).unwrap();
     let analyze = |args: &[&str]| {
         Command::new("systemd-analyze")
             .args(args)
@@ -221,4 +228,65 @@ fn the_daemon_works_within_its_unit(backend: &'static str) {
         denied.is_empty(),
         "the unit's SystemCallFilter= denies {denied:?}"
     );
+}
+
+/// Holds one thread of a process in its waits, each for a minute; dropped, lets it go.
+struct Held(Child);
+
+impl Held {
+    fn thread(tid: &str) -> Held {
+        let waits =
+            "inject=io_uring_enter,epoll_wait,epoll_pwait,epoll_pwait2:delay_enter=60000000";
+        let mut strace = Command::new("strace");
+        strace.args(["-qq", "-o", "/dev/null", "-e", waits, "-p", tid]);
+        Held(strace.stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // The kernel detaches what is traced by a process that ends.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The threads of a daemon that are its workers: `landro-0` and so on.
+fn workers(pid: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let tids = tasks.map(|task| task.unwrap().file_name().into_string().unwrap());
+    let is_worker = |tid: &String| {
+        let comm = fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
+        let number = comm.trim().strip_prefix("landro-");
+        number.is_some_and(|number| number.parse::<u8>().is_ok())
+    };
+    tids.filter(is_worker).collect()
+}
+
+/// systemd then kills the daemon and starts another: `WatchdogSec=`, `Restart=on-failure`. One of
+/// two workers is enough, and one that turns again is vouched for again.
+fn a_worker_that_does_not_turn_is_not_vouched_for(backend: &'static str) {
+    if !is_there("strace", "-V") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let manager = Manager::at(&dir.path().join("notify"));
+    let socket = format!("NOTIFY_SOCKET={}", dir.path().join("notify").display());
+    let prefix = ["env", &socket, "WATCHDOG_USEC=400000"];
+    let args = ["--backend", backend, "--workers", "2"];
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let daemon = Daemon::start_with(&Side::new(), &prefix, &root, &args);
+    assert_eq!(manager.hear().as_deref(), Some("READY=1"));
+    assert_eq!(manager.hear().as_deref(), Some("WATCHDOG=1"));
+
+    let workers = workers(daemon.pid());
+    assert_eq!(workers.len(), 2, "{workers:?}");
+    let held = Held::thread(&workers[1]);
+    // Of what was said before it was held there may be a good deal to hear.
+    let falls_silent = (0..200).any(|_| manager.hear_within(Duration::from_secs(2)).is_none());
+    assert!(falls_silent, "the watchdog is fed on");
+    drop(held);
+    assert_eq!(manager.hear().as_deref(), Some("WATCHDOG=1"));
+    daemon.stop().expect(0);
 }

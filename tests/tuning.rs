@@ -168,6 +168,14 @@ fn scripts_asked_for_help_do_nothing() {
         ("scripts/profile.sh", "Where the time of a transfer goes"),
         ("scripts/soak.sh", "The long campaigns"),
         ("scripts/file-tables.sh", "Writes the tables of files"),
+        ("packaging/check.sh", "Judges the Debian package"),
+        ("packaging/check-static.sh", "Judges the static binary"),
+        ("packaging/deb.sh", "Makes target/debian"),
+        ("packaging/static.sh", "Builds target/ARCH-unknown"),
+        (
+            "packaging/third-party.sh",
+            "Prints the notices and licences",
+        ),
         ("perf/lab", "Two hosts on one machine"),
         ("tuning/apply.sh", "Sets a host up for landro"),
     ] {

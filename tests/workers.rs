@@ -4,13 +4,13 @@ mod common;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind};
-use std::os::unix::net::UnixDatagram;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::fuse::{Call, Faults, Fuse};
+use common::manager::Manager;
 use common::tree::{self, Rng, assert_same};
 use common::{Daemon, Running, Side, World, command, is_root};
 
@@ -120,32 +120,6 @@ impl Drop for HungMount {
 
 /// Datagrams that a Unix socket keeps (net.unix.max_dgram_qlen, and one).
 const NOTES_WAITING_MAX: usize = 11;
-
-/// What a service manager is told.
-struct Manager(UnixDatagram);
-
-impl Manager {
-    fn at(path: &Path) -> Manager {
-        let socket = UnixDatagram::bind(path).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
-        Manager(socket)
-    }
-
-    /// None: nothing in time.
-    fn hear(&self) -> Option<String> {
-        let mut said = [0; 64];
-        loop {
-            match self.0.recv(&mut said) {
-                Ok(bytes) => return Some(String::from_utf8_lossy(&said[..bytes]).into_owned()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-}
 
 /// A call on such a mount returns when it pleases. It holds a thread for it, and nobody else: other
 /// clients are served, its own session ends when nothing was got on with for so long, and the

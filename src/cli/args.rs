@@ -3,6 +3,7 @@
 
 pub mod habits;
 pub mod listen;
+pub mod reference;
 pub mod route;
 pub mod url;
 
@@ -12,7 +13,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use landro_sys::Bind;
 
 use crate::budget::MIN_MEMORY_BUDGET_BYTES;
@@ -28,21 +29,14 @@ use route::RouteError;
 
 /// Moves files between Linux hosts over QUIC and TLS, on io_uring.
 #[derive(Parser, Debug)]
-#[command(name = "landro", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "landro", version, max_term_width = 100)]
+#[command(after_help = reference::help_of_all())]
 // An alias of a shell may say an option that the command line says again.
 #[command(args_override_self = true)]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: CliCommand,
 }
-
-const EXIT_CODES: &str = "\
-Exit codes: 0 all done; 1 other error; 2 usage; 3 partial, the rest is complete; 4 identity unknown, \
-changed or refused, or permission refused by the peer; 5 peer unreachable, lost or timed out (a \
-rerun resumes); 6 destination full; 7 integrity; 8 a worker of serve did not stop; 130/143 \
-interrupted (a rerun resumes).\n\
-Files: identity.pem, reset.key, authorized_peers and known_hosts in $LANDRO_CONFIG_DIR, else \
-$XDG_CONFIG_HOME/landro, else ~/.config/landro. LANDRO_LOG=debug logs more.";
 
 #[derive(Subcommand, Debug)]
 pub enum CliCommand {
@@ -78,14 +72,15 @@ pub enum LogFormat {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = reference::help("serve"))]
 pub struct ServeArgs {
     /// Directory to serve; paths in URLs are relative to it
-    #[arg(default_value = ".")]
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
     pub root: PathBuf,
     /// Reads options from this file too, which the command line and the environment
     /// (LANDRO_SERVE_READ_ONLY=true) come before: TOML, listen = [":4433"], read-only = true;
     /// /dev/null is none [default: for root /etc/landro/landro.toml, if it is there]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
     /// Where to listen, repeatable: ADDR or ADDR:PORT (port 4433 unless it is said; 0 takes a free
     /// one), :PORT on all addresses, a host name, IPv6 as ::1, [::1]:PORT or [fe80::1%eth0]:PORT
@@ -93,7 +88,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ADDR", value_parser = Listen::parse)]
     pub listen: Vec<Listen>,
     /// Lets this peer in, in addition to authorized_peers and whatever is said of it there, but not
-    /// in the clear; repeatable
+    /// in the clear; repeatable [default: nobody besides]
     #[arg(long, value_name = "FINGERPRINT")]
     pub allow: Vec<Fingerprint>,
     /// Nobody may write, whatever authorized_peers says
@@ -108,11 +103,12 @@ pub struct ServeArgs {
     #[arg(long)]
     pub allow_clear: bool,
     /// Appends the TLS secrets of authenticated connections to this file, for packet analysers:
-    /// whoever reads it reads what they carry
-    #[arg(long, value_name = "FILE")]
+    /// whoever reads it reads what they carry [default: none are written]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub keylog: Option<PathBuf>,
-    /// Writes a qlog file per authenticated connection into this directory
-    #[arg(long, value_name = "DIR")]
+    /// Writes a qlog file per authenticated connection into this directory [default: none are
+    /// written]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub qlog: Option<PathBuf>,
     /// Worker threads, each on its own core [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=255))]
@@ -126,7 +122,7 @@ pub struct ServeArgs {
     /// Remembers the digests of files above 64 KiB that were sent whole, in this directory, one for
     /// each daemon: such a file is hashed once as long as it does not change, however many fetch it
     /// without --clear [default: each hashes it anew]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub digest_cache: Option<PathBuf>,
     /// How the log on stderr is written: as text, one JSON object a line, fields of the journal
     /// (systemd.journal-fields(7), LANDRO_PEER= and so on), or auto: journald where the service
@@ -140,13 +136,14 @@ pub struct ServeArgs {
 
 #[derive(Args, Debug)]
 #[command(override_usage = "landro cp [OPTIONS] SRC... DST")]
+#[command(after_help = reference::help("cp"))]
 pub struct CpArgs {
     /// What to copy, and where to. SRC: local paths, or landro://HOST[:PORT]/PATH all on one host;
     /// of one that ends in /. the content. DST: an existing directory or a name ending in / takes
     /// the sources under their own names; else it is the one source's new name. A local name with a
     /// colon before its first slash is written ./NAME. Options may stand anywhere before --
     // In one list: clap knows no options between the values of one positional and the next.
-    #[arg(required = true, value_name = "SRC... DST")]
+    #[arg(required = true, value_name = "SRC... DST", value_hint = ValueHint::AnyPath)]
     pub places: Vec<OsString>,
     #[command(flatten)]
     pub trust: TrustArgs,
@@ -244,7 +241,7 @@ pub struct CpArgs {
     #[arg(long, value_name = "TIMES")]
     pub retry: Option<u32>,
     /// Most file bytes per second: K M G T are powers of 1024, KB MB GB TB of 1000, fractions
-    /// allowed (1.5M); 0 is no limit
+    /// allowed (1.5M); 0 is no limit [default: 0]
     #[arg(long, value_name = "RATE", value_parser = bytes)]
     pub bwlimit: Option<u64>,
 }
@@ -289,8 +286,10 @@ impl CpArgs {
 
 // -h is no help here: to ls it is the size of files.
 #[derive(Args, Debug)]
+#[command(after_help = reference::help("clean"))]
 pub struct CleanArgs {
     /// Where to look; symlinks are not followed, other file systems are looked into
+    #[arg(value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
     /// Only files that nothing was written to for so long; s, m, h, d and w are taken
     #[arg(long, value_name = "AGE", default_value = "7d", value_parser = age)]
@@ -301,9 +300,10 @@ pub struct CleanArgs {
 }
 
 #[derive(Args, Debug)]
-#[command(disable_help_flag = true)]
+#[command(disable_help_flag = true, after_help = reference::help("ls"))]
 pub struct LsArgs {
     /// landro://HOST[:PORT]/PATH; with --partial also a local directory
+    #[arg(value_hint = ValueHint::DirPath)]
     pub url: OsString,
     /// Lists unfinished files, in the directory and all below it: the name each is to get, how much
     /// is there, and when that came
@@ -331,6 +331,7 @@ pub struct LsArgs {
 
 #[derive(Args, Debug)]
 #[command(override_usage = "landro bench [OPTIONS] URL\n       landro bench [OPTIONS] --local")]
+#[command(after_help = reference::help("bench"))]
 pub struct BenchArgs {
     /// landro://HOST[:PORT]
     #[arg(required_unless_present = "local")]
@@ -367,10 +368,11 @@ pub struct BenchArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = reference::help("peers"))]
 pub struct PeersArgs {
-    /// The daemon's directory (/var/lib/landro/config of scripts/landro.service) [default: this
+    /// The daemon's directory (/var/lib/landro/config of landro.service) [default: this
     /// user's own, as for landro serve]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub of: Option<PathBuf>,
     /// Prints one JSON object per peer on stdout
     #[arg(long)]
@@ -378,16 +380,16 @@ pub struct PeersArgs {
 }
 
 #[derive(Args, Debug)]
-#[command(override_usage = "landro config [OPTIONS] [-- SERVE OPTIONS...]")]
+#[command(override_usage = "landro config [OPTIONS] [-- SERVE OPTIONS...]", after_help = reference::help("config"))]
 pub struct ConfigArgs {
     /// Prints each value with its origin, as lines of such a file (this is what it does anyway)
     #[arg(long, conflicts_with = "check")]
     pub show: bool,
-    /// Says only whether all of it can be used
+    /// Says only whether all of it is understood
     #[arg(long)]
     pub check: bool,
-    /// The file in place of /etc/landro/landro.toml
-    #[arg(long, value_name = "FILE")]
+    /// The file that is read [default: as for landro serve]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
     /// What would stand behind landro serve
     #[arg(last = true, value_name = "SERVE OPTIONS")]
@@ -395,10 +397,12 @@ pub struct ConfigArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = reference::help("id"))]
 pub struct IdArgs {
     /// The identity in this directory, such as a daemon's LANDRO_CONFIG_DIR
-    /// (/var/lib/landro/config of scripts/landro.service); none is made there
-    #[arg(long, value_name = "DIR")]
+    /// (/var/lib/landro/config of landro.service); none is made there
+    /// [default: this user's own]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub of: Option<PathBuf>,
 }
 
@@ -406,6 +410,7 @@ pub struct IdArgs {
 #[derive(Args, Debug, Default)]
 pub struct TrustArgs {
     /// The daemon must have this fingerprint; for this run, known_hosts is not added to
+    /// [default: what known_hosts says]
     #[arg(long, value_name = "FINGERPRINT")]
     pub peer: Option<Fingerprint>,
     /// Trusts a daemon never seen before and remembers it in known_hosts; a changed key still fails

@@ -22,6 +22,17 @@ use clap::Parser;
 use args::{Arguments, CliCommand, LogFormat, habits};
 use exit::{CliError, Exit};
 
+/// What manual pages and completions are made of (packaging/pages).
+#[cfg(feature = "internals")]
+pub mod manual {
+    pub use super::args::reference::{CONFIG_DIR, ENVIRONMENT, EXIT_CODES, FILES, Row, examples};
+
+    /// All commands and their options.
+    pub fn command() -> clap::Command {
+        <super::args::Arguments as clap::CommandFactory>::command()
+    }
+}
+
 /// Runs the command line this process was started with.
 pub fn main() -> ExitCode {
     let command = match Arguments::try_parse() {

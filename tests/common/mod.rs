@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod fuse;
+pub mod manager;
 pub mod tree;
 
 use std::ffi::{OsStr, OsString};

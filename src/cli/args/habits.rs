@@ -326,7 +326,7 @@ const OF_SERVE: &[Habit] = &[
     ),
     habit(
         &["-d", "--daemon", "--detach", "-D", "--background"],
-        "it stays in the foreground, as service managers want it: scripts/landro.service is a \
+        "it stays in the foreground, as service managers want it: landro.service is a \
          unit for systemd",
     ),
     habit(

@@ -10,7 +10,7 @@ use crate::engine::Ended;
 use crate::ids::Fingerprint;
 use crate::proto::{CancelReason, Outcome, SessionError, SessionErrorCode, Totals};
 
-/// Where the unit of `scripts/landro.service` has a daemon look; a stranger is not told where it
+/// Where the unit `landro.service` has a daemon look; a stranger is not told where it
 /// really does.
 const AUTHORIZED_PEERS: &str = "/var/lib/landro/config/authorized_peers";
 

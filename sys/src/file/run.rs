@@ -8,9 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
-use nix::fcntl::{
-    AT_FDCWD, AtFlags, FallocateFlags, OFlag, RenameFlags, ResolveFlag, copy_file_range, renameat2,
-};
+use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, ResolveFlag, copy_file_range};
 use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::UnlinkatFlags;
@@ -74,9 +72,8 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
             to,
             flags,
         } => {
-            let flags = RenameFlags::from_bits_retain(flags);
-            let (from, to) = (from.as_c_str(), to.as_c_str());
-            done(renameat2(at(&from_dir), from, at(&to_dir), to, flags))
+            let (from, to) = ((at(&from_dir), &*from), (at(&to_dir), &*to));
+            done(rename(from, to, flags))
         }
         FileOp::Link { file, to_dir, to } => done(link(&file, at(&to_dir), &to)),
         FileOp::Unlink { dir, path, is_dir } => done(unlink(at(&dir), &path, is_dir)),
@@ -107,6 +104,27 @@ pub fn run(op: FileOp) -> io::Result<FileDone> {
 
 fn at(dir: &Dir) -> BorrowedFd<'_> {
     dir.as_ref().map_or(AT_FDCWD, |dir| dir.as_fd())
+}
+
+/// renameat2(2), for which nix and musl have no name.
+fn rename(
+    (from_dir, from): (BorrowedFd, &CStr),
+    (to_dir, to): (BorrowedFd, &CStr),
+    flags: u32,
+) -> io::Result<()> {
+    // SAFETY: both names end with a zero byte, and outlive the call as both directories do.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_renameat2,
+            from_dir.as_raw_fd(),
+            from.as_ptr(),
+            to_dir.as_raw_fd(),
+            to.as_ptr(),
+            flags,
+        )
+    };
+    Errno::result(result)?;
+    Ok(())
 }
 
 fn done<E: Into<io::Error>>(result: Result<(), E>) -> io::Result<FileDone> {
@@ -338,7 +356,8 @@ pub fn is_in_memory(file: impl AsFd) -> bool {
 
 fn stat_fs(file: impl AsFd) -> io::Result<FileSystem> {
     let raw = nix::sys::statfs::fstatfs(file)?;
-    let magic = raw.filesystem_type().0;
+    #[allow(clippy::unnecessary_cast, reason = "to musl it is unsigned")]
+    let magic = raw.filesystem_type().0 as i64;
     let block_bytes = u64::try_from(raw.block_size()).unwrap_or(0);
     Ok(FileSystem {
         is_memory: magic == libc::TMPFS_MAGIC || magic == RAMFS_MAGIC,

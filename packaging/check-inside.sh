@@ -75,8 +75,9 @@ grep -qx 'Seccomp:	2' "$status" && grep -qx 'NoNewPrivs:	1' "$status" || die "it
 grep -qx 'CapEff:	0000000000000000' "$status" && grep -qx 'CapBnd:	0000000000000000' "$status" || die "capabilities"
 [ "$(stat -c %U "/proc/$(main_pid)")" = landro ] || die "it runs as $(stat -c %U "/proc/$(main_pid)")"
 
-step "options of /etc/default/landro, and another backend"
-sed -i 's/^LANDRO_OPTIONS=.*/LANDRO_OPTIONS="--listen 127.0.0.1:4434 --backend poll"/' /etc/default/landro
+step "options of /etc/landro/landro.toml, and another backend"
+printf 'listen = ["127.0.0.1:4434"]\nbackend = "poll"\n' >>/etc/landro/landro.toml
+landro config --check --config /etc/landro/landro.toml
 systemctl restart landro
 landro cp --peer "$daemon" --force --summary /tmp/tree landro://127.0.0.1:4434/
 logged 'serving .* on poll' || die "not on poll"
@@ -103,14 +104,14 @@ step "installed again, as an upgrade does"
 before=$(main_pid)
 dpkg -i /landro.deb
 wait_until 10 restarted
-grep -q 4434 /etc/default/landro || die "options were overwritten"
-dpkg --verify landro | grep -v ' c /etc/default/landro$' && die "files are not as they were installed"
+grep -q 4434 /etc/landro/landro.toml || die "options were overwritten"
+dpkg --verify landro | grep -v ' c /etc/landro/landro.toml$' && die "files are not as they were installed"
 
 step "removed, and purged"
 dpkg -r landro
 [ "$(systemctl is-active landro)" = inactive ] || die "it runs on"
-[ ! -e /usr/bin/landro ] && [ -e /etc/default/landro ] || die "removal"
+[ ! -e /usr/bin/landro ] && [ -e /etc/landro/landro.toml ] || die "removal"
 dpkg -P landro
-[ ! -e /etc/default/landro ] && [ -e /var/lib/landro/files/tree/big ] && [ -e /var/lib/landro/config/identity.pem ] ||
+[ ! -e /etc/landro/landro.toml ] && [ -e /var/lib/landro/files/tree/big ] && [ -e /var/lib/landro/config/identity.pem ] ||
     die "purge"
 echo "all is well"

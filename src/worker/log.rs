@@ -196,6 +196,11 @@ impl SessionLog {
         }
     }
 
+    /// What the client wants, once it said so. None on the client's side.
+    pub fn verb(&self) -> Option<Verb> {
+        self.asked.as_ref().map(|asked| asked.verb)
+    }
+
     /// `pull path="a b" and 2 more`.
     fn subject(&self) -> String {
         let Some(Subject { verb, path, more }) = &self.asked else {

@@ -51,6 +51,18 @@ enum Mechanism {
     Poll(Box<PollDriver>),
 }
 
+/// What a driver has to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DriverLoad {
+    /// Send runs and file operations that have not completed.
+    pub in_flight: usize,
+    /// Of a ring: entries that wait for room in its submission queue.
+    pub backlog: usize,
+    /// Of a ring: how often, since it was made, its completion queue was found full, and the kernel
+    /// had kept completions aside (IORING_SQ_CQ_OVERFLOW).
+    pub overflows: u64,
+}
+
 impl Driver {
     /// Makes a driver for the calling thread, which alone may use it. With io_uring, file
     /// operations on buffers of `pool` use registered memory as far as RLIMIT_MEMLOCK allows.
@@ -263,6 +275,17 @@ impl Driver {
         match &self.0 {
             Mechanism::Uring(driver) => driver.in_flight(),
             Mechanism::Poll(driver) => driver.in_flight(),
+        }
+    }
+
+    /// How much is under way, and what there was no room for.
+    pub fn load(&mut self) -> DriverLoad {
+        match &mut self.0 {
+            Mechanism::Uring(driver) => driver.load(),
+            Mechanism::Poll(driver) => DriverLoad {
+                in_flight: driver.in_flight(),
+                ..DriverLoad::default()
+            },
         }
     }
 

@@ -46,7 +46,7 @@ mod wake;
 mod tests;
 
 pub use availability::Availability;
-pub use driver::{Backend, Driver};
+pub use driver::{Backend, Driver, DriverLoad};
 pub use errno::{is_of_the_way, is_too_large};
 pub use file::{DirEntry, FileDone, FileKind, FileOp, FileSystem, Flock, OpenHow, Statx, run};
 pub use gso::Run;

@@ -19,6 +19,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use nix::sys::eventfd::EfdFlags;
 
 use crate::deadline::Deadline;
+use crate::driver::DriverLoad;
 use crate::file::FileOp;
 use crate::message::KernelMessage;
 use crate::op::{Completion, DriverConfig, SendRun};
@@ -82,6 +83,8 @@ struct Held {
     ready: VecDeque<Completion>,
     /// File operations in flight on the ring.
     files: usize,
+    /// See [`DriverLoad::overflows`].
+    overflows: u64,
     /// Those that the ring does not have.
     threads: Threads,
     /// What made the driver unusable; told by the next `submit_and_wait`.
@@ -146,6 +149,7 @@ impl UringDriver {
             backlog: VecDeque::new(),
             ready: VecDeque::new(),
             files: 0,
+            overflows: 0,
             fatal: None,
             pool: pool.clone(),
         };
@@ -210,6 +214,14 @@ impl UringDriver {
 
     pub(crate) fn in_flight(&self) -> usize {
         self.held.outbox.len() + self.held.files + self.held.threads.in_flight()
+    }
+
+    pub(crate) fn load(&mut self) -> DriverLoad {
+        DriverLoad {
+            in_flight: self.in_flight(),
+            backlog: self.held.backlog.len(),
+            overflows: self.held.overflows,
+        }
     }
 
     pub(crate) fn trim(&mut self) {
@@ -380,6 +392,7 @@ impl Held {
             // waited for: its entries are not with the kernel yet.
             None | Some(_) => self.ring.submit(),
         };
+        self.overflows += u64::from(self.ring.submission().cq_overflow());
         match result {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {

@@ -12,6 +12,7 @@ use crate::cli::args::url::DEFAULT_PORT;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::{diagnostics, trust};
 use crate::config::LaneKind;
+use crate::daemon::metrics::MetricsAddress;
 use crate::daemon::policy::Restrict;
 use crate::daemon::{self, Options};
 use crate::engine::one_per_core;
@@ -51,6 +52,7 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
         authorized_peers: dir.join("authorized_peers"),
         allow: args.allow,
         partial_max_age: args.partial_max_age,
+        metrics: args.metrics.map(in_place),
         restrict: match (args.read_only, args.write_only) {
             (true, _) => Restrict::ReadOnly,
             (_, true) => Restrict::WriteOnly,
@@ -72,6 +74,14 @@ pub fn run(args: ServeArgs) -> Result<Exit, CliError> {
         stdout.flush()
     })?;
     Ok(Exit::Done)
+}
+
+/// The same of a socket.
+fn in_place(at: MetricsAddress) -> MetricsAddress {
+    match at {
+        MetricsAddress::Unix(path) => MetricsAddress::Unix(absolute(&path)),
+        MetricsAddress::Tcp(_) => at,
+    }
 }
 
 /// As it was meant where the daemon was started.

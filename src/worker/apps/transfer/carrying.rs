@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 
-use crate::proto::lanes::{LaneKey, LanesInput, LanesOutput, Taken, code};
-use crate::proto::{Event, Outcome};
+use crate::metrics::{Distribution, EntryEnd, Metric, SessionEnd, SessionVerb};
+use crate::proto::lanes::{LaneKey, LaneStream, LanesInput, LanesOutput, Taken, code};
+use crate::proto::{EntryResult, Event, Outcome, Verb};
 use crate::worker::Worker;
 use crate::worker::client_events::ClientEvent;
+use crate::worker::event_loop::Loop;
 use crate::worker::limits::TRIM_AFTER;
 
 impl Worker {
@@ -36,6 +38,9 @@ impl Worker {
                     } => {
                         let len = payload.len_bytes() as usize;
                         let taken = self.send(lane.0, stream, payload, fin);
+                        if stream != LaneStream::Control {
+                            self.data_moves(session);
+                        }
                         taken_bytes += match taken {
                             Taken::All | Taken::Gone => len,
                             Taken::Part(bytes) => bytes as usize,
@@ -154,7 +159,6 @@ impl Worker {
             return;
         };
         let (peer, who) = (connection.peer, connection.who());
-        let stats = connection.stats(self.io.driver.backend());
         let mut of_session = None;
         if let Some((_, lane)) = connection.lane_mut() {
             of_session = lane.session().filter(|_| lane.is_added);
@@ -162,7 +166,6 @@ impl Worker {
         }
         if let Some(session) = of_session {
             self.added_lane_leaves(session);
-            self.carried_by_part(session, &stats);
         }
         if code == code::VIOLATION && self.io.log.admits(who, self.io.now) {
             tracing::warn!(%peer, reason = text, "protocol violation");
@@ -170,11 +173,23 @@ impl Worker {
         self.connections.close(&self.io, key, code, text);
     }
 
+    /// Data of a session leaves, or came: of the first it is told how long it took.
+    pub(super) fn data_moves(&mut self, session: usize) {
+        let Some(running) = self.sessions.get_mut(session) else {
+            return;
+        };
+        if let Some(began) = running.awaits_data.take() {
+            let took = self.io.now.saturating_duration_since(began);
+            self.io.recorder.record(Distribution::FirstByte, [], took);
+        }
+    }
+
     fn report(&mut self, session: usize, event: Event) {
         let Some(running) = self.sessions.get_mut(session) else {
             return;
         };
         let now = self.io.now;
+        count_event(&self.io, running.log.verb(), &event);
         match &mut self.client {
             Some(client) if running.is_client => {
                 if let Event::Addresses(addresses) = &event {
@@ -194,6 +209,10 @@ impl Worker {
 
     fn finished(&mut self, session: usize, outcome: Outcome) {
         if let Some(running) = self.sessions.get_mut(session) {
+            if running.home.is_none() {
+                let end = [end_of(&outcome) as usize];
+                self.io.count(Metric::SessionsEnded, end);
+            }
             // A command tells its user.
             if !running.is_client {
                 let (log, now) = (&running.log, self.io.now);
@@ -207,9 +226,11 @@ impl Worker {
 
     /// A session has finished, and no lane is left.
     fn session_over(&mut self, session: usize) {
-        let Some(running) = self.sessions.remove(session) else {
+        let Some(mut running) = self.sessions.remove(session) else {
             return;
         };
+        running.count_records(&self.io);
+        self.io.lookups.want();
         match running.home {
             None => self.io.shared.homes.remove(&running.id),
             Some(_) => self.connections.give_up_adding(&mut self.io, session),
@@ -221,5 +242,43 @@ impl Worker {
             None if self.sessions.is_empty() => self.io.trim_at = Some(self.io.now + TRIM_AFTER),
             None => {}
         }
+    }
+}
+
+/// What of a session's events is counted. `verb`: of a daemon's session; what a command does it
+/// tells its user.
+fn count_event(io: &Loop, verb: Option<Verb>, event: &Event) {
+    let verb = verb.map(|verb| match verb {
+        Verb::Push => SessionVerb::Push,
+        Verb::Pull => SessionVerb::Pull,
+        Verb::List => SessionVerb::List,
+        Verb::Read => SessionVerb::Read,
+        Verb::Bench => SessionVerb::Bench,
+    });
+    match (event, verb) {
+        (Event::Progress { bytes }, Some(verb)) => {
+            io.numbers.add(Metric::FileBytes, [verb as usize], *bytes);
+        }
+        (Event::Entry { result, .. }, Some(_)) => {
+            let end = match result {
+                EntryResult::Done { .. } => EntryEnd::Done,
+                EntryResult::Skipped => EntryEnd::Skipped,
+                EntryResult::Failed(_) => EntryEnd::Failed,
+            };
+            io.count(Metric::Entries, [end as usize]);
+        }
+        _ => {}
+    }
+}
+
+fn end_of(outcome: &Outcome) -> SessionEnd {
+    match outcome {
+        Outcome::Complete(_) => SessionEnd::Complete,
+        Outcome::Cancelled { .. } => SessionEnd::Cancelled,
+        Outcome::Stopped { .. } => SessionEnd::Stopped,
+        Outcome::Lost(_) => SessionEnd::Lost,
+        Outcome::Stalled { .. } => SessionEnd::Stalled,
+        Outcome::Refused(_) | Outcome::CalledOff(_) => SessionEnd::Refused,
+        Outcome::Violation(_) => SessionEnd::Violation,
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::config::LaneKind;
 use crate::ids::{Fingerprint, SessionId};
+use crate::metrics::Refusal;
 use crate::proto::lanes::{
     ADD_PAUSE_MAX, ADDS_FROM_BYTES, DialKind, GOODPUT_WINDOW, LaneClosed, LaneKey, LanesConfig,
     LanesInput, NewcomerInput, TAKEOVER_DIALS, code,
@@ -15,7 +16,6 @@ use crate::worker::lane::{Errand, LanePhase, TransferLane};
 use crate::worker::limits;
 use crate::worker::log::{Refused, Who};
 use crate::worker::sessions::Beginning;
-use crate::worker::stats::TransportStats;
 
 /// What a daemon's log says of a key that may not come in.
 pub(super) const NOT_AUTHORISED: &str = "not in authorized_peers, or by a line that lets nobody in";
@@ -140,7 +140,6 @@ impl Worker {
         };
         connection.last_stats();
         let (mut why, kind) = (how_it_closed(connection), connection.conn.kind());
-        let stats = connection.stats(self.io.driver.backend());
         let steer = connection.conn.quic().and_then(Conn::peer_cid_first_byte);
         let closed = connection.close_reason();
         connection
@@ -154,7 +153,6 @@ impl Worker {
         if is_added {
             self.added_lane_leaves(session);
         }
-        self.carried_by_part(session, &stats);
         // First, for the session's end asks why. The session goes on without a lane that was added.
         if let Some(client) = &mut self.client
             && !is_added
@@ -174,15 +172,6 @@ impl Worker {
         }
         let lane = LaneKey(key);
         self.tell(session, LanesInput::Closed { lane, why });
-    }
-
-    /// What a lane carried that is gone: home is told in the end.
-    pub(super) fn carried_by_part(&mut self, session: usize, stats: &TransportStats) {
-        if let Some(running) = self.sessions.get_mut(session)
-            && running.home.is_some()
-        {
-            running.carried.add(stats);
-        }
     }
 
     /// An added lane of a session is none any more here.
@@ -258,7 +247,7 @@ impl Worker {
 
     /// A connection is gone. In the handshake of a command's first lane that decides how the
     /// transfer ends.
-    pub(crate) fn connection_ended(&mut self, gone: &WorkerConnection, stats: &TransportStats) {
+    pub(crate) fn connection_ended(&mut self, gone: &WorkerConnection) {
         let Some(client) = &mut self.client else {
             match gone.app.dialled_for() {
                 Some(Errand::Join { session, kind }) => {
@@ -266,15 +255,8 @@ impl Worker {
                 }
                 Some(Errand::FirstLane) | None => self.tell_stranger(gone),
             }
-            // A command's home is told by whom the session was on.
-            if self.io.shared.service.is_some()
-                && let Ok(mut served) = self.io.shared.served.lock()
-            {
-                served.add(stats);
-            }
             return;
         };
-        client.add_stats(stats);
         let closed = gone.close_reason();
         match gone.app.dialled_for() {
             Some(Errand::FirstLane) => {
@@ -309,7 +291,14 @@ impl Worker {
             return;
         }
         let shown = gone.conn.shown_fingerprint();
-        let why = match (gone.conn.close_reason(), shown) {
+        let closed = gone.conn.close_reason();
+        if matches!(
+            closed,
+            Some(CloseReason::IdentityRefused { by_peer: false, .. })
+        ) {
+            self.io.count_refusal(Refusal::Unauthorised);
+        }
+        let why = match (closed, shown) {
             (Some(CloseReason::IdentityRefused { by_peer: false, .. }), Some(_)) => {
                 NOT_AUTHORISED.to_owned()
             }

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use common::tree::{Rng, write_file};
+use common::tree::Rng;
 use common::{Daemon, Running, Side, World, command, landro, within};
 use scrape::{GET, Scraped, ask, ask_socket, port_of};
 
@@ -56,10 +56,10 @@ fn is_quiet(scraped: &Scraped, sessions: u32) -> bool {
 fn a_tree(world: &World) {
     let mut rng = Rng::new("metrics");
     fs::create_dir_all(world.here("tree")).unwrap();
-    write_file(&world.here("tree/large"), LARGE_BYTES, &mut rng);
+    fs::write(world.here("tree/large"), rng.bytes(LARGE_BYTES as usize)).unwrap();
     for number in 0..SMALL_FILES {
         let name = format!("tree/small{number}");
-        write_file(&world.here(&name), SMALL_BYTES, &mut rng);
+        fs::write(world.here(&name), rng.bytes(SMALL_BYTES as usize)).unwrap();
     }
 }
 

@@ -240,7 +240,7 @@ metrics! {
     StraysDropped Counter Things "strays_dropped" [] false
         "Datagrams for another worker that there was no room for.";
     KeysInUse Gauge Things "keys" [KINDS] false
-        "Keys that seal and open what connections carry, one of each for a connection.";
+        "Keys in use: of each connection one that seals and one that opens.";
     KeyBytes Gauge Bytes "key" [KINDS] false
         "What was sealed and opened with keys that are in use.";
     KeyUpdates Counter Things "key_updates" [] false
@@ -256,7 +256,7 @@ metrics! {
     RingBacklog Gauge Things "ring_backlog" [] true
         "Operations that wait for room in the submission queue of a ring.";
     RingOverflows Counter Things "ring_overflows" [] true
-        "Completions that found no room in the completion queue of a ring.";
+        "How often the completion queue of a ring was found full: the kernel keeps aside what is too much.";
     Turns Counter Things "worker_turns" [] true
         "Turns of a worker's loop.";
     WorkerCpu Counter Seconds "worker_cpu" [] true
@@ -264,7 +264,7 @@ metrics! {
     Workers Gauge Things "workers" [BACKENDS] false
         "Workers, by what they run on.";
     Memory Gauge Bytes "memory" [ADDENDS] false
-        "Memory in use, by addend of the budget. Windows: what peers were granted, of which quic is what is there.";
+        "Memory in use, by addend of the budget. Windows are what peers were granted; quic is what QUIC holds, of that and beside it.";
     MemoryLimit Gauge Bytes "memory_limit" [ADDENDS] false
         "What the addend may take.";
     MemoryBudget Gauge Bytes "memory_budget" [] false

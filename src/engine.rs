@@ -50,7 +50,7 @@ pub use crate::worker::{Carried, ClientEvent, Ended, PeerAccess, TransportStats}
 pub use client::{Client, ClientConfig};
 pub(crate) use embedded::{Embedded, EmbeddedConfig, RunningCount, ServedDirectory};
 pub use local::LocalCopy;
-pub use numbers::Numbers;
+pub use numbers::DaemonNumbers;
 pub use pursuit::Persistence;
 pub use server::{ServeConfig, Server, ShutdownError};
 

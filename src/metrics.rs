@@ -1,9 +1,9 @@
 //! One place for numbers: what happens is counted once, where it happens, and whoever tells of it
 //! reads it here.
 //!
-//! Each worker has a block of its own, which it alone writes: relaxed stores, no lock, no cache line
-//! that another thread writes. TimeCounts go into histograms of its own, which it hands over once a
-//! second ([`Metrics::take`]); a scrape adds up blocks and reads what was handed over.
+//! Each worker has a block of its own, which it alone writes: relaxed stores, no lock, no cache
+//! line that another thread writes. Times go into histograms of its own, which it hands over once
+//! a second ([`Metrics::take`]); a scrape adds up blocks and reads what was handed over.
 
 mod block;
 mod distribution;
@@ -18,8 +18,8 @@ pub use distribution::{Distribution, TIME_BOUNDS};
 pub use snapshot::Snapshot;
 pub use table::{
     Addend, BATCH_BOUNDS, BackendKind, ConnectionFailure, ConnectionPhase, DISTRIBUTIONS,
-    Definition, DiskWork, DistributionDefinition, EntryEnd, Flow, FlowLevel, METRICS, Metric,
-    MetricShape, MetricUnit, Origin, Party, Refusal, SessionEnd, SessionVerb, series,
+    Definition, DiskWork, DistributionDefinition, EntryEnd, FlowDirection, FlowLevel, METRICS,
+    Metric, MetricShape, MetricUnit, Origin, Party, Refusal, SessionEnd, SessionVerb, series,
 };
 
 use crate::config::LaneKind;

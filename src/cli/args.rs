@@ -110,8 +110,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     pub digest_cache: Option<PathBuf>,
     /// Tells metrics there to whoever asks, as Prometheus does, over HTTP (/metrics), without
-    /// encryption: on an address that only those reach who may know (127.0.0.1:9464), or on a socket
-    /// that only this user may open (docs/monitoring.md) [default: nowhere]
+    /// encryption: on an address that only those reach who may know (127.0.0.1:9464), or on a
+    /// socket that only this user may open (docs/monitoring.md) [default: nowhere]
     #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
     pub metrics: Option<MetricsAddress>,
     /// Most memory for transfers; suffixes as in --bwlimit [default: 64M]

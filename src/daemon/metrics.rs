@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::engine::{self, Numbers};
+use crate::engine::{self, DaemonNumbers};
 
 pub use address::MetricsAddress;
 pub use door::MetricsError;
-use door::{Door, Scrape};
-use request::{Answer, Request};
+use door::{MetricsDoor, Scrape};
+use request::{Request, ScrapeAnswer};
 
 /// Scrapes that are answered at a time; for another one the oldest is given up, so that nobody who
 /// says nothing keeps others out.
@@ -38,7 +38,7 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 /// What answers; told to end, and waited for, when dropped.
 pub struct Endpoint {
-    door: Arc<Door>,
+    door: Arc<MetricsDoor>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -48,8 +48,8 @@ impl Endpoint {
     ///
     /// # Errors
     /// The address cannot be had, or there is no room for a thread.
-    pub fn start(at: &MetricsAddress, numbers: Numbers) -> Result<Endpoint, MetricsError> {
-        let door = Arc::new(Door::open(at)?);
+    pub fn start(at: &MetricsAddress, numbers: DaemonNumbers) -> Result<Endpoint, MetricsError> {
+        let door = Arc::new(MetricsDoor::open(at)?);
         tracing::info!("metrics are at {}", door.shown());
         let stop = Arc::new(AtomicBool::new(false));
         let (entered, stopped) = (door.clone(), stop.clone());
@@ -91,7 +91,7 @@ impl Answering {
 }
 
 /// Takes in who comes, until it is told to stop.
-fn keep(door: &Door, stop: &AtomicBool, numbers: &Numbers) {
+fn keep(door: &MetricsDoor, stop: &AtomicBool, numbers: &DaemonNumbers) {
     let mut all: Vec<Answering> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let accepted = door.accept();
@@ -116,7 +116,7 @@ fn keep(door: &Door, stop: &AtomicBool, numbers: &Numbers) {
     all.into_iter().for_each(Answering::end);
 }
 
-fn begin(mut connection: Scrape, numbers: Numbers) -> io::Result<Answering> {
+fn begin(mut connection: Scrape, numbers: DaemonNumbers) -> io::Result<Answering> {
     let again = connection.again()?;
     let thread = thread::Builder::new()
         .name("landro-scrape".to_owned())
@@ -134,7 +134,7 @@ fn begin(mut connection: Scrape, numbers: Numbers) -> io::Result<Answering> {
 }
 
 /// One request, one answer.
-fn answer(connection: &mut Scrape, numbers: &Numbers) -> io::Result<()> {
+fn answer(connection: &mut Scrape, numbers: &DaemonNumbers) -> io::Result<()> {
     let until = engine::now() + ASKS_WITHIN;
     let mut request = Request::default();
     let asked = loop {
@@ -147,7 +147,7 @@ fn answer(connection: &mut Scrape, numbers: &Numbers) -> io::Result<()> {
             bytes => request.read(bytes),
         }
     };
-    let answer = Answer::to(asked, || exposition::text(numbers));
+    let answer = ScrapeAnswer::to(asked, || exposition::text(numbers));
     let (until, mut bytes) = (engine::now() + TAKES_WITHIN, answer.bytes());
     while !bytes.is_empty() {
         connection.write_until(left(until)?)?;

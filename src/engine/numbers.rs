@@ -13,17 +13,17 @@ use crate::worker::{self, Shared};
 /// for: what each of them counts as it happens is as of now, what it looks up as of the last second
 /// in which something happened to it.
 #[derive(Clone)]
-pub struct Numbers {
+pub struct DaemonNumbers {
     shared: Arc<Shared>,
     backend: (Backend, String),
     /// Seconds since the epoch.
     started_at: u64,
 }
 
-impl Numbers {
-    pub(super) fn new(shared: Arc<Shared>, backend: (Backend, String)) -> Numbers {
+impl DaemonNumbers {
+    pub(super) fn new(shared: Arc<Shared>, backend: (Backend, String)) -> DaemonNumbers {
         let now = worker::before(Duration::ZERO);
-        Numbers {
+        DaemonNumbers {
             shared,
             backend,
             started_at: u64::try_from(now).unwrap_or(0),

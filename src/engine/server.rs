@@ -10,7 +10,7 @@ use std::{io, thread};
 use landro_sys::numa::{CoreOfNode, Topology};
 use landro_sys::{Backend, Caps, Pool};
 
-use super::numbers::Numbers;
+use super::numbers::DaemonNumbers;
 use super::sockets::{Sockets, bind_all, rule};
 use super::workers::{Chosen, Sharing, WorkerThread, choose, share, spawn};
 use super::{
@@ -176,9 +176,9 @@ impl Server {
     }
 
     /// What can tell of this daemon's numbers from any thread.
-    pub fn numbers(&self) -> Numbers {
+    pub fn numbers(&self) -> DaemonNumbers {
         let (backend, reason) = self.backend();
-        Numbers::new(self.shared.clone(), (backend, reason.to_owned()))
+        DaemonNumbers::new(self.shared.clone(), (backend, reason.to_owned()))
     }
 
     /// Whether a worker ended by itself, which only a failure makes it do.

@@ -57,7 +57,7 @@ impl Block {
     }
 }
 
-/// TimeCounts that a worker has recorded since it last handed them over.
+/// Times that a worker has recorded since it last handed them over.
 #[derive(Debug)]
 pub struct Recorder {
     /// Made when they are needed, some 10 KiB each.
@@ -103,7 +103,7 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Flow, Metrics};
+    use crate::metrics::{FlowDirection, Metrics};
 
     #[test]
     fn batches_fall_into_their_buckets() {
@@ -125,7 +125,7 @@ mod tests {
         for worker in 0..3 {
             let block = metrics.block(worker);
             block.set(Metric::Sessions, [], 2);
-            let labels = [1, Flow::Sent as usize];
+            let labels = [1, FlowDirection::Sent as usize];
             assert_eq!(block.add(Metric::TransportBytes, labels, 10), 10);
             assert_eq!(block.add(Metric::TransportBytes, labels, 5), 15);
         }

@@ -94,7 +94,7 @@ impl Distributions {
         };
         times.sum = Duration::from_nanos(*sum_ns);
         for step in histogram.iter_recorded() {
-            // What was recorded is known to two digits: the middle of them is no more off than both.
+            // What was recorded is known to two digits: the middle is no more off than they are.
             let seconds = histogram.median_equivalent(step.value_iterated_to()) as f64 * 1e-9;
             let bucket = TIME_BOUNDS.partition_point(|bound| *bound < seconds);
             times.counts[bucket] += step.count_at_value();

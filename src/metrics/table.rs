@@ -156,7 +156,7 @@ label! {
 
 /// Sent or received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Flow {
+pub enum FlowDirection {
     Sent,
     Received,
 }
@@ -168,7 +168,7 @@ pub enum Party {
     Remote,
 }
 
-/// Declares the metrics. A line is `Variant MetricShape MetricUnit "base" [labels] "help"`.
+/// Declares the metrics. A line is `Variant Shape Unit "base" [labels] "help"`.
 macro_rules! metrics {
     ($($variant:ident $shape:ident $unit:ident $base:literal [$($label:expr),*] $worker:literal $help:literal;)+) => {
         /// A metric, by which its cells in a block are found.
@@ -196,7 +196,7 @@ metrics! {
     Records Counter Things "chunks" [DIRECTIONS] false
         "Small files and chunks of large ones that sessions moved whole.";
     Entries Counter Things "entries" [ENTRY_ENDS] false
-        "Files, symlinks and directories that reached their final state.";
+        "Files, symlinks and directories that reached their final state, told when their session ends.";
     Sessions Gauge Things "sessions" [] false
         "Sessions that are under way.";
     SessionsEnded Counter Things "sessions_ended" [SESSION_ENDS] false
@@ -205,6 +205,8 @@ metrics! {
         "Connections that there are. A lane is one that carries sessions.";
     ConnectionsBegun Counter Things "connections_begun" [KINDS, ORIGINS] false
         "Connections that were begun.";
+    ConnectionsEnded Counter Things "connections_ended" [KINDS] false
+        "Connections that are no more, by what they were at their end.";
     Lanes Counter Things "lanes" [KINDS] false
         "Connections that became lanes, or carry a program's streams.";
     ConnectionFailures Counter Things "connection_failures" [FAILURES] false
@@ -461,8 +463,8 @@ mod tests {
             };
         }
         assert_eq!(cells, CELLS);
-        let of_quic_received = Metric::TransportBytes.cell([0, Flow::Received as usize]);
-        let of_tls_sent = Metric::TransportBytes.cell([1, Flow::Sent as usize]);
+        let of_quic_received = Metric::TransportBytes.cell([0, FlowDirection::Received as usize]);
+        let of_tls_sent = Metric::TransportBytes.cell([1, FlowDirection::Sent as usize]);
         assert_eq!(of_quic_received + 1, of_tls_sent);
         let named: Vec<_> = series(METRICS[0].labels).take(3).collect();
         assert_eq!(named[1], [("kind", "quic"), ("direction", "received")]);

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use landro_sys::{Driver, Pool, SendBuffer};
 
+use super::last_look::LastLook;
 use super::limits::SEND_BUFFERS;
 use super::log::Log;
-use super::numbers::Lookups;
+
 use super::shared::Shared;
 use super::timers::Timers;
 use crate::ids::WorkerId;
@@ -28,7 +29,7 @@ pub(crate) struct Loop {
     pub(crate) numbers: Arc<Block>,
     /// Times that others cannot read yet.
     pub(crate) recorder: Recorder,
-    pub(super) lookups: Lookups,
+    pub(super) lookups: LastLook,
     /// The process is ending; when this worker does, at the latest.
     pub(crate) stopping: Option<Instant>,
     /// When free memory is given back to the kernel.
@@ -53,7 +54,7 @@ impl Loop {
             timers: Timers::default(),
             numbers: shared.metrics.block(id.0),
             recorder: Recorder::default(),
-            lookups: Lookups::new(now),
+            lookups: LastLook::new(now),
             shared,
             log: Log::default(),
             stopping: None,

@@ -8,7 +8,7 @@ use landro_sys::TcpStream;
 use crate::ids::SessionId;
 use crate::proto::lanes::{DialKind, Newcomer};
 use crate::tcp::TcpConn;
-use crate::worker::connections::Counted;
+use crate::worker::counted::Counted;
 
 pub struct HandedOver {
     pub(crate) stream: HandedStream,

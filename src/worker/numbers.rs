@@ -1,7 +1,5 @@
 //! What a worker counts: as it happens, and once a second what others know better.
 
-use std::time::{Duration, Instant};
-
 use landro_sys::{Backend, Pool, SendBuffer};
 
 use super::Worker;
@@ -9,41 +7,6 @@ use super::event_loop::Loop;
 use super::limits::SEND_BUFFERS;
 use crate::disk::Finished;
 use crate::metrics::{Addend, BackendKind, Distribution, Metric, Refusal};
-
-/// How often what connections and kernel know is looked up, as long as something happens.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// When a worker looks up what it does not count itself, and what it saw there last.
-pub(super) struct Lookups {
-    /// When it looks next. None: nothing has happened since it last looked.
-    due: Option<Instant>,
-    looked_at: Instant,
-    cpu: Duration,
-    overflows: u64,
-    /// By socket, in the order of the driver's.
-    drops: Vec<u32>,
-}
-
-impl Lookups {
-    pub(super) fn new(now: Instant) -> Lookups {
-        Lookups {
-            due: None,
-            looked_at: now,
-            cpu: Duration::ZERO,
-            overflows: 0,
-            drops: Vec::new(),
-        }
-    }
-
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.due
-    }
-
-    /// Something happened: what it changed is looked up soon.
-    pub(super) fn want(&mut self) {
-        self.due.get_or_insert(self.looked_at + LOOK_EVERY);
-    }
-}
 
 impl Loop {
     /// Counts one more.
@@ -70,10 +33,9 @@ impl Loop {
 
     /// What the kernel knows of this worker's thread, ring and sockets.
     fn look_up(&mut self, sockets: impl Iterator<Item = landro_sys::SocketId>) {
-        self.lookups.due = None;
-        self.lookups.looked_at = self.now;
         let load = self.driver.load();
         let seen = &mut self.lookups;
+        (seen.due, seen.looked_at) = (None, self.now);
         let numbers = &self.numbers;
         numbers.set(Metric::RingDepth, [], load.in_flight as u64);
         numbers.set(Metric::RingBacklog, [], load.backlog as u64);

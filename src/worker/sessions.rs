@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::disk::Space;
 use crate::ids::{Fingerprint, SessionId, WorkerId};
-use crate::metrics::{Flow, Metric};
+use crate::metrics::{FlowDirection, Metric};
 use crate::proto::Outcome;
 use crate::proto::lanes::{Lanes, QuestionId};
 use crate::proto::ports::RecordsMoved;
@@ -79,8 +79,8 @@ impl Running {
         let now = self.lanes.records_moved();
         let before = std::mem::replace(&mut self.counted, now);
         for (flow, more) in [
-            (Flow::Sent, now.sent - before.sent),
-            (Flow::Received, now.received - before.received),
+            (FlowDirection::Sent, now.sent - before.sent),
+            (FlowDirection::Received, now.received - before.received),
         ] {
             io.numbers.add(Metric::Records, [flow as usize], more);
         }
@@ -97,7 +97,7 @@ impl Sessions {
             outgoing += running.lanes.outgoing_streams() as u64;
         }
         io.numbers.set(Metric::Sessions, [], at_home);
-        let sent = [Flow::Sent as usize];
+        let sent = [FlowDirection::Sent as usize];
         io.numbers.set(Metric::Streams, sent, outgoing);
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::LaneKind;
-use crate::metrics::{Flow, Metric, Snapshot, of_kind};
+use crate::metrics::{FlowDirection, Metric, Snapshot, of_kind};
 
 /// Counters of all connections of a process, or of one command's transfer.
 #[derive(Clone, Debug, Default)]
@@ -49,8 +49,8 @@ impl From<&Snapshot> for TransportStats {
             let (kind, bytes) = (of_kind(kind), Metric::TransportBytes);
             Carried {
                 lanes: counted.get(Metric::Lanes, [kind]),
-                sent_bytes: counted.get(bytes, [kind, Flow::Sent as usize]),
-                received_bytes: counted.get(bytes, [kind, Flow::Received as usize]),
+                sent_bytes: counted.get(bytes, [kind, FlowDirection::Sent as usize]),
+                received_bytes: counted.get(bytes, [kind, FlowDirection::Received as usize]),
             }
         };
         let kinds = [LaneKind::Quic, LaneKind::Tls, LaneKind::Clear];
@@ -62,8 +62,8 @@ impl From<&Snapshot> for TransportStats {
         TransportStats {
             rtt: path.rtt,
             min_rtt: path.min_rtt,
-            sent_packets: counted.get(Metric::Packets, [Flow::Sent as usize]),
-            received_packets: counted.get(Metric::Packets, [Flow::Received as usize]),
+            sent_packets: counted.get(Metric::Packets, [FlowDirection::Sent as usize]),
+            received_packets: counted.get(Metric::Packets, [FlowDirection::Received as usize]),
             lost_packets: counted.get(Metric::PacketsLost, []),
             retransmitted_packets: of_kinds(Metric::Retransmissions),
             cwnd_bytes: path.cwnd_bytes,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::availability::Availability;
 use crate::file::FileOp;
-use crate::op::{Completion, DriverConfig, SendRun};
+use crate::op::{Completion, DriverConfig, DriverLoad, SendRun};
 use crate::poll::PollDriver;
 use crate::pool::Pool;
 use crate::receive::Datagrams;
@@ -49,18 +49,6 @@ pub struct Driver(Mechanism);
 enum Mechanism {
     Uring(Box<UringDriver>),
     Poll(Box<PollDriver>),
-}
-
-/// What a driver has to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct DriverLoad {
-    /// Send runs and file operations that have not completed.
-    pub in_flight: usize,
-    /// Of a ring: entries that wait for room in its submission queue.
-    pub backlog: usize,
-    /// Of a ring: how often, since it was made, its completion queue was found full, and the kernel
-    /// had kept completions aside (IORING_SQ_CQ_OVERFLOW).
-    pub overflows: u64,
 }
 
 impl Driver {

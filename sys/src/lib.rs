@@ -46,11 +46,11 @@ mod wake;
 mod tests;
 
 pub use availability::Availability;
-pub use driver::{Backend, Driver, DriverLoad};
+pub use driver::{Backend, Driver};
 pub use errno::{is_of_the_way, is_too_large};
 pub use file::{DirEntry, FileDone, FileKind, FileOp, FileSystem, Flock, OpenHow, Statx, run};
 pub use gso::Run;
-pub use op::{Completion, DriverConfig, SendBuffer, SendRun};
+pub use op::{Completion, DriverConfig, DriverLoad, SendBuffer, SendRun};
 pub use pool::{Buffer, Pool};
 pub use probe::{Caps, boot_id};
 pub use receive::Datagrams;

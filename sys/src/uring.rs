@@ -19,10 +19,9 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use nix::sys::eventfd::EfdFlags;
 
 use crate::deadline::Deadline;
-use crate::driver::DriverLoad;
 use crate::file::FileOp;
 use crate::message::KernelMessage;
-use crate::op::{Completion, DriverConfig, SendRun};
+use crate::op::{Completion, DriverConfig, DriverLoad, SendRun};
 use crate::outbox::{Outbox, Piece};
 use crate::pool::Pool;
 use crate::socket::{SocketId, UdpSocket};

@@ -41,19 +41,19 @@ pub enum MetricsError {
 
 /// What is listened on. A socket among files goes with it.
 #[derive(Debug)]
-pub(super) enum Door {
+pub(super) enum MetricsDoor {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
 }
 
-impl Door {
+impl MetricsDoor {
     /// # Errors
     /// It cannot be had.
-    pub(super) fn open(at: &MetricsAddress) -> Result<Door, MetricsError> {
+    pub(super) fn open(at: &MetricsAddress) -> Result<MetricsDoor, MetricsError> {
         match at {
             MetricsAddress::Tcp(address) => {
                 let listener = TcpListener::bind(address);
-                listener.map(Door::Tcp).map_err(|source| {
+                listener.map(MetricsDoor::Tcp).map_err(|source| {
                     let address = *address;
                     MetricsError::Port { address, source }
                 })
@@ -65,7 +65,7 @@ impl Door {
                     let path = path.clone();
                     MetricsError::Socket { path, source }
                 })?;
-                Ok(Door::Unix(listener, path.clone()))
+                Ok(MetricsDoor::Unix(listener, path.clone()))
             }
         }
     }
@@ -73,12 +73,12 @@ impl Door {
     /// Where that is, with the port that was taken for port 0.
     pub(super) fn shown(&self) -> MetricsAddress {
         match self {
-            Door::Tcp(listener) => MetricsAddress::Tcp(
+            MetricsDoor::Tcp(listener) => MetricsAddress::Tcp(
                 listener
                     .local_addr()
                     .unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0))),
             ),
-            Door::Unix(_, path) => MetricsAddress::Unix(path.clone()),
+            MetricsDoor::Unix(_, path) => MetricsAddress::Unix(path.clone()),
         }
     }
 
@@ -88,15 +88,15 @@ impl Door {
     /// What accept(2) says.
     pub(super) fn accept(&self) -> io::Result<Scrape> {
         match self {
-            Door::Tcp(listener) => Ok(Scrape::Tcp(listener.accept()?.0)),
-            Door::Unix(listener, _) => Ok(Scrape::Unix(listener.accept()?.0)),
+            MetricsDoor::Tcp(listener) => Ok(Scrape::Tcp(listener.accept()?.0)),
+            MetricsDoor::Unix(listener, _) => Ok(Scrape::Unix(listener.accept()?.0)),
         }
     }
 
-    /// Who waits in [`Door::accept`] comes back, by a connection of our own.
+    /// Who waits in [`MetricsDoor::accept`] comes back, by a connection of our own.
     pub(super) fn close(&self) {
         match self {
-            Door::Tcp(listener) => {
+            MetricsDoor::Tcp(listener) => {
                 if let Ok(mut own) = listener.local_addr() {
                     if own.ip().is_unspecified() {
                         own.set_ip(match own {
@@ -107,7 +107,7 @@ impl Door {
                     drop(TcpStream::connect_timeout(&own, Duration::from_secs(1)));
                 }
             }
-            Door::Unix(_, path) => {
+            MetricsDoor::Unix(_, path) => {
                 drop(UnixStream::connect(path));
                 let _ = fs::remove_file(path);
             }
@@ -240,12 +240,12 @@ mod tests {
         let at = MetricsAddress::Unix(path.clone());
         // Left by one that was killed.
         drop(UnixListener::bind(&path).unwrap());
-        let door = Door::open(&at).unwrap();
+        let door = MetricsDoor::open(&at).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let names: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
         assert_eq!(names.len(), 1, "{names:?}");
-        let taken = Door::open(&at).unwrap_err();
+        let taken = MetricsDoor::open(&at).unwrap_err();
         assert!(matches!(taken, MetricsError::InUse { .. }), "{taken}");
         door.close();
         assert!(!path.exists());
@@ -256,11 +256,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
         fs::write(&path, "precious").unwrap();
-        let refused = Door::open(&MetricsAddress::Unix(path.clone())).unwrap_err();
+        let refused = MetricsDoor::open(&MetricsAddress::Unix(path.clone())).unwrap_err();
         assert!(matches!(refused, MetricsError::NoSocket { .. }));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
         let nowhere = dir.path().join("no/where");
-        let refused = Door::open(&MetricsAddress::Unix(nowhere)).unwrap_err();
+        let refused = MetricsDoor::open(&MetricsAddress::Unix(nowhere)).unwrap_err();
         assert!(matches!(refused, MetricsError::Socket { .. }), "{refused}");
     }
 }

@@ -7,14 +7,14 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::engine::Numbers;
+use crate::engine::DaemonNumbers;
 use crate::metrics::{
     BATCH_BOUNDS, DISTRIBUTIONS, Definition, DistributionDefinition, METRICS, MetricShape,
     MetricUnit, Snapshot, TIME_BOUNDS, series,
 };
 
 /// All metrics of a daemon as of now.
-pub(super) fn text(numbers: &Numbers) -> String {
+pub(super) fn text(numbers: &DaemonNumbers) -> String {
     let (backend, reason) = numbers.backend();
     let collected = Collected {
         snapshot: numbers.snapshot(),

@@ -24,7 +24,7 @@ impl Default for Request {
 
 /// What is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Asked {
+pub(super) enum ScrapeAsked {
     Metrics { with_body: bool },
     AnotherPath,
     AnotherMethod,
@@ -43,21 +43,23 @@ impl Request {
     }
 
     /// What is asked. None: that is not known yet.
-    pub(super) fn is_whole(&self) -> Option<Asked> {
+    pub(super) fn is_whole(&self) -> Option<ScrapeAsked> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);
         match request.parse(&self.bytes[..self.filled]) {
             Ok(Status::Partial) if self.filled < self.bytes.len() => None,
-            Ok(Status::Partial) | Err(httparse::Error::TooManyHeaders) => Some(Asked::TooLong),
-            Err(_) => Some(Asked::NoHttp),
+            Ok(Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+                Some(ScrapeAsked::TooLong)
+            }
+            Err(_) => Some(ScrapeAsked::NoHttp),
             Ok(Status::Complete(_)) => {
                 let path = request.path.unwrap_or_default();
                 let path = path.split('?').next().unwrap_or_default();
                 Some(match (request.method, path) {
-                    (Some("GET"), "/metrics") => Asked::Metrics { with_body: true },
-                    (Some("HEAD"), "/metrics") => Asked::Metrics { with_body: false },
-                    (Some("GET" | "HEAD"), _) => Asked::AnotherPath,
-                    _ => Asked::AnotherMethod,
+                    (Some("GET"), "/metrics") => ScrapeAsked::Metrics { with_body: true },
+                    (Some("HEAD"), "/metrics") => ScrapeAsked::Metrics { with_body: false },
+                    (Some("GET" | "HEAD"), _) => ScrapeAsked::AnotherPath,
+                    _ => ScrapeAsked::AnotherMethod,
                 })
             }
         }
@@ -65,20 +67,20 @@ impl Request {
 }
 
 /// A whole answer.
-pub(super) struct Answer(Vec<u8>);
+pub(super) struct ScrapeAnswer(Vec<u8>);
 
-impl Answer {
+impl ScrapeAnswer {
     /// `metrics` gives their text.
-    pub(super) fn to(asked: Asked, metrics: impl FnOnce() -> String) -> Answer {
+    pub(super) fn to(asked: ScrapeAsked, metrics: impl FnOnce() -> String) -> ScrapeAnswer {
         const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         const PLAIN: &str = "text/plain; charset=utf-8";
         let (status, content_type, body, with_body) = match asked {
-            Asked::Metrics { with_body } => ("200 OK", OPENMETRICS, metrics(), with_body),
-            Asked::AnotherPath => {
+            ScrapeAsked::Metrics { with_body } => ("200 OK", OPENMETRICS, metrics(), with_body),
+            ScrapeAsked::AnotherPath => {
                 let body = "the metrics are at /metrics\n".to_owned();
                 ("404 Not Found", PLAIN, body, true)
             }
-            Asked::AnotherMethod => {
+            ScrapeAsked::AnotherMethod => {
                 let body = "GET and HEAD are answered\n".to_owned();
                 (
                     "405 Method Not Allowed\r\nAllow: GET, HEAD",
@@ -87,11 +89,11 @@ impl Answer {
                     true,
                 )
             }
-            Asked::TooLong => {
+            ScrapeAsked::TooLong => {
                 let body = "the request is too long\n".to_owned();
                 ("431 Request Header Fields Too Large", PLAIN, body, true)
             }
-            Asked::NoHttp => {
+            ScrapeAsked::NoHttp => {
                 let body = "this is no request of HTTP/1.1\n".to_owned();
                 ("400 Bad Request", PLAIN, body, true)
             }
@@ -104,7 +106,7 @@ impl Answer {
         if with_body {
             answer.push_str(&body);
         }
-        Answer(answer.into_bytes())
+        ScrapeAnswer(answer.into_bytes())
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -116,7 +118,7 @@ impl Answer {
 mod tests {
     use super::*;
 
-    fn asked(text: &[u8]) -> Option<Asked> {
+    fn asked(text: &[u8]) -> Option<ScrapeAsked> {
         let mut request = Request::default();
         let most = text.len().min(REQUEST_BYTES_MAX);
         request.room()[..most].copy_from_slice(&text[..most]);
@@ -127,25 +129,31 @@ mod tests {
     #[test]
     fn requests_and_what_is_none() {
         let get = b"GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\n\r\n";
-        assert_eq!(asked(get), Some(Asked::Metrics { with_body: true }));
+        assert_eq!(asked(get), Some(ScrapeAsked::Metrics { with_body: true }));
         for cut in 0..get.len() {
             assert_eq!(asked(&get[..cut]), None, "{cut}");
         }
         let head = b"HEAD /metrics HTTP/1.0\r\n\r\n";
-        assert_eq!(asked(head), Some(Asked::Metrics { with_body: false }));
+        assert_eq!(asked(head), Some(ScrapeAsked::Metrics { with_body: false }));
         for (text, expected) in [
-            (&b"GET / HTTP/1.1\r\n\r\n"[..], Asked::AnotherPath),
-            (b"GET /metrics/../x HTTP/1.1\r\n\r\n", Asked::AnotherPath),
-            (b"POST /metrics HTTP/1.1\r\n\r\n", Asked::AnotherMethod),
-            (b"\x16\x03\x01\x02\x00\x01\x00", Asked::NoHttp),
-            (&[b'a'; REQUEST_BYTES_MAX], Asked::TooLong),
+            (&b"GET / HTTP/1.1\r\n\r\n"[..], ScrapeAsked::AnotherPath),
+            (
+                b"GET /metrics/../x HTTP/1.1\r\n\r\n",
+                ScrapeAsked::AnotherPath,
+            ),
+            (
+                b"POST /metrics HTTP/1.1\r\n\r\n",
+                ScrapeAsked::AnotherMethod,
+            ),
+            (b"\x16\x03\x01\x02\x00\x01\x00", ScrapeAsked::NoHttp),
+            (&[b'a'; REQUEST_BYTES_MAX], ScrapeAsked::TooLong),
             (
                 &b"GET /metrics HTTP/1.1\r\n"
                     .iter()
                     .copied()
                     .chain(b"A: b\r\n".repeat(65))
                     .collect::<Vec<u8>>(),
-                Asked::TooLong,
+                ScrapeAsked::TooLong,
             ),
         ] {
             assert_eq!(asked(text), Some(expected));
@@ -155,7 +163,8 @@ mod tests {
     #[test]
     fn head_is_answered_as_get_without_the_body() {
         let answer = |with_body| {
-            let answer = Answer::to(Asked::Metrics { with_body }, || "12345".to_owned());
+            let answer =
+                ScrapeAnswer::to(ScrapeAsked::Metrics { with_body }, || "12345".to_owned());
             String::from_utf8(answer.bytes().to_vec()).unwrap()
         };
         let (get, head) = (answer(true), answer(false));

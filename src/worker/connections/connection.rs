@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use landro_sys::{Bind, RouteTo};
 
 use super::app::App;
-use super::counting::Counted;
 use super::doubt::Doubt;
 use super::transport::Transport;
 use crate::ids::Fingerprint;
 use crate::quic::{CloseReason, Conn, PathSnapshot};
+use crate::worker::counted::Counted;
 use crate::worker::event_loop::Loop;
 use crate::worker::handles::StreamsApp;
 use crate::worker::lane::TransferLane;

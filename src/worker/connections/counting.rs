@@ -5,24 +5,16 @@ use super::app::App;
 use super::connection::WorkerConnection;
 use super::transport::Transport;
 use crate::metrics::{
-    ConnectionFailure, ConnectionPhase, Distribution, Flow, FlowLevel, MeasuredPath, Metric,
-    NO_KIND, Party, of_kind,
+    ConnectionFailure, ConnectionPhase, Distribution, FlowDirection, FlowLevel, MeasuredPath,
+    Metric, NO_KIND, Party, of_kind,
 };
 use crate::proto::lanes::code;
-use crate::quic::{CloseReason, PathSnapshot, StreamCounts};
+use crate::quic::{CloseReason, PathSnapshot};
 use crate::worker::event_loop::Loop;
 
 /// Kinds of connections, and how far one may be: what gauges of connections are told by.
 const KINDS: usize = NO_KIND + 1;
 const PHASES: usize = ConnectionPhase::Closing as usize + 1;
-
-/// What of a connection was counted.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Counted {
-    path: PathSnapshot,
-    streams: StreamCounts,
-    is_lane: bool,
-}
 
 /// What there is of one kind.
 #[derive(Clone, Copy, Default)]
@@ -58,7 +50,7 @@ impl Connections {
             io.numbers.set(Metric::KeyBytes, [kind], of_kind.key_bytes);
         }
         io.numbers.set(Metric::StreamCredit, [], credit);
-        let received = [Flow::Received as usize];
+        let received = [FlowDirection::Received as usize];
         io.numbers.set(Metric::Streams, received, incoming);
     }
 }
@@ -100,6 +92,8 @@ impl WorkerConnection {
             true => self.count_as(io, NO_KIND),
             false => self.count(io),
         }
+        let kind = [of_kind(self.conn.kind())];
+        io.count(Metric::ConnectionsEnded, kind);
         if let Some(failure) = self.failure() {
             io.count(Metric::ConnectionFailures, [failure as usize]);
         }
@@ -108,25 +102,25 @@ impl WorkerConnection {
     fn count_as(&mut self, io: &mut Loop, kind: usize) {
         let (now, before) = (*self.measured_path(), self.counted.path);
         let numbers = &io.numbers;
-        let add = |metric, flow: Flow, now: u64, before: u64| {
+        let add = |metric, flow: FlowDirection, now: u64, before: u64| {
             numbers.add(metric, [flow as usize], now.saturating_sub(before));
         };
         add(
             Metric::Packets,
-            Flow::Sent,
+            FlowDirection::Sent,
             now.sent_packets,
             before.sent_packets,
         );
         add(
             Metric::Packets,
-            Flow::Received,
+            FlowDirection::Received,
             now.received_packets,
             before.received_packets,
         );
         let more = |of: fn(&PathSnapshot) -> u64| of(&now).saturating_sub(of(&before));
         for (flow, bytes) in [
-            (Flow::Sent, more(|path| path.sent_bytes)),
-            (Flow::Received, more(|path| path.received_bytes)),
+            (FlowDirection::Sent, more(|path| path.sent_bytes)),
+            (FlowDirection::Received, more(|path| path.received_bytes)),
         ] {
             numbers.add(Metric::TransportBytes, [kind, flow as usize], bytes);
         }

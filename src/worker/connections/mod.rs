@@ -31,7 +31,6 @@ use connection::WorkerConnection;
 use transport::{QuicLink, Transport};
 use weights::Weights;
 
-pub(super) use counting::Counted;
 pub(super) use egress::Batch;
 pub(super) use streams::StreamTo;
 

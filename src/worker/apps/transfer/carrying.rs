@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::metrics::{Distribution, EntryEnd, Metric, SessionEnd, SessionVerb};
 use crate::proto::lanes::{LaneKey, LaneStream, LanesInput, LanesOutput, Taken, code};
-use crate::proto::{EntryResult, Event, Outcome, Verb};
+use crate::proto::{Event, Outcome, Verb};
 use crate::worker::Worker;
 use crate::worker::client_events::ClientEvent;
 use crate::worker::event_loop::Loop;
@@ -210,8 +210,7 @@ impl Worker {
     fn finished(&mut self, session: usize, outcome: Outcome) {
         if let Some(running) = self.sessions.get_mut(session) {
             if running.home.is_none() {
-                let end = [end_of(&outcome) as usize];
-                self.io.count(Metric::SessionsEnded, end);
+                count_end(&self.io, &outcome);
             }
             // A command tells its user.
             if !running.is_client {
@@ -255,19 +254,31 @@ fn count_event(io: &Loop, verb: Option<Verb>, event: &Event) {
         Verb::Read => SessionVerb::Read,
         Verb::Bench => SessionVerb::Bench,
     });
-    match (event, verb) {
-        (Event::Progress { bytes }, Some(verb)) => {
-            io.numbers.add(Metric::FileBytes, [verb as usize], *bytes);
-        }
-        (Event::Entry { result, .. }, Some(_)) => {
-            let end = match result {
-                EntryResult::Done { .. } => EntryEnd::Done,
-                EntryResult::Skipped => EntryEnd::Skipped,
-                EntryResult::Failed(_) => EntryEnd::Failed,
-            };
-            io.count(Metric::Entries, [end as usize]);
-        }
-        _ => {}
+    if let (Event::Progress { bytes }, Some(verb)) = (event, verb) {
+        io.numbers.add(Metric::FileBytes, [verb as usize], *bytes);
+    }
+}
+
+/// How a session ended, and what became of its entries.
+fn count_end(io: &Loop, outcome: &Outcome) {
+    io.count(Metric::SessionsEnded, [end_of(outcome) as usize]);
+    let (Outcome::Complete(totals)
+    | Outcome::Cancelled { totals, .. }
+    | Outcome::Stopped { totals, .. }
+    | Outcome::Lost(totals)
+    | Outcome::Stalled { totals, .. }) = outcome
+    else {
+        return;
+    };
+    for (end, entries) in [
+        (
+            EntryEnd::Done,
+            totals.files + totals.directories + totals.symlinks,
+        ),
+        (EntryEnd::Skipped, totals.skipped),
+        (EntryEnd::Failed, totals.errors),
+    ] {
+        io.numbers.add(Metric::Entries, [end as usize], entries);
     }
 }
 

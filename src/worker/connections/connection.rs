@@ -38,6 +38,8 @@ pub(crate) struct WorkerConnection {
     pub(super) touched: bool,
     pub(super) unfinished: bool,
     pub(super) waiting_to_send: bool,
+    /// It had a turn since what it did was last counted.
+    pub(super) is_news: bool,
     pub(super) timer: Scheduled,
     /// When it is given up: a missing preface, a finished session, a silent handshake.
     pub(crate) deadline: Option<Instant>,
@@ -83,6 +85,7 @@ impl WorkerConnection {
             touched: false,
             unfinished: false,
             waiting_to_send: false,
+            is_news: true,
             timer: Scheduled::default(),
             deadline: Some(io.now + io.shared.quic.handshake_timeout),
             heard: io.now,

@@ -27,11 +27,16 @@ struct Present {
 impl Connections {
     /// Counts what all did since it was last counted, and how many there are.
     pub(crate) fn count(&mut self, io: &mut Loop) {
-        self.measure_streams(io);
         let mut present = [Present::default(); KINDS];
         let (mut credit, mut incoming) = (0, 0);
         for (_, connection) in &mut self.table {
-            connection.count(io);
+            // To ask thousands that are silent would be a pause for those that are not.
+            if std::mem::take(&mut connection.is_news) {
+                if let Transport::Tcp(link) = &mut connection.conn {
+                    link.measure(&io.driver);
+                }
+                connection.count(io);
+            }
             let of_kind = &mut present[of_kind(connection.conn.kind())];
             of_kind.phases[connection.phase() as usize] += 1;
             if connection.app.is_undecided() {

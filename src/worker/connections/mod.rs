@@ -264,6 +264,7 @@ impl Connections {
             if let Some(connection) = self.table.get_mut(key) {
                 connection.touched = false;
                 connection.unfinished = false;
+                connection.is_news = true;
             }
         }
         keys.sort_unstable();

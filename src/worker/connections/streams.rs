@@ -88,14 +88,7 @@ impl Connections {
         }
     }
 
-    /// Asks the kernel about the paths of those that TCP carries.
-    pub(crate) fn measure_streams(&mut self, io: &Loop) {
-        for key in self.keys() {
-            self.measure(io, key);
-        }
-    }
-
-    /// The same, of one.
+    /// Asks the kernel about the path of one that TCP carries.
     pub(crate) fn measure(&mut self, io: &Loop, key: usize) {
         if let Some(connection) = self.table.get_mut(key)
             && let Transport::Tcp(link) = &mut connection.conn

@@ -159,6 +159,18 @@ fn answer(connection: &mut Scrape, numbers: &DaemonNumbers) -> io::Result<()> {
     Ok(())
 }
 
+/// The status that a scrape is answered with that begins so. None: more is waited for.
+#[cfg(feature = "fuzzing")]
+pub fn scrape_is_answered_with(bytes: &[u8]) -> Option<String> {
+    let mut request = Request::default();
+    let most = bytes.len().min(request.room().len());
+    request.room()[..most].copy_from_slice(&bytes[..most]);
+    request.read(most);
+    let answer = ScrapeAnswer::to(request.is_whole()?, || "# EOF\n".to_owned());
+    let text = String::from_utf8_lossy(answer.bytes()).into_owned();
+    text.split(' ').nth(1).map(str::to_owned)
+}
+
 /// How long there is until then; never zero, which would be for ever to a socket.
 fn left(until: Instant) -> io::Result<Duration> {
     let left = until.saturating_duration_since(engine::now());

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The long campaigns, each from a printed seed: scripts/soak.sh fuzz [SECONDS] | kills [ROUNDS] | power [CUTS] | kernels
+# The long campaigns, each from a printed seed: scripts/soak.sh fuzz [SECONDS] | kills [ROUNDS] | power [CUTS] | kernels | metrics [SECONDS]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 part=scripts/soak/${1:-}.sh

@@ -212,6 +212,45 @@ impl Budget {
     }
 }
 
+/// How much of an addend is in use, and how much may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AddendUse {
+    pub used_bytes: u64,
+    pub limit_bytes: u64,
+}
+
+/// What is told of the budget: those of its addends that all workers count together.
+impl Budget {
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes
+    }
+
+    /// What peers were granted of windows.
+    pub fn windows(&self) -> AddendUse {
+        let free = self.windows_free_bytes.load(Ordering::Relaxed);
+        AddendUse {
+            used_bytes: self.windows_bytes.saturating_sub(free),
+            limit_bytes: self.windows_bytes,
+        }
+    }
+
+    /// What QUIC holds for all connections.
+    pub fn held(&self) -> AddendUse {
+        AddendUse {
+            used_bytes: self.held_bytes.load(Ordering::Relaxed),
+            limit_bytes: self.held_limit_bytes(),
+        }
+    }
+
+    /// What handshakes of strangers hold, with TLS.
+    pub fn handshakes(&self) -> AddendUse {
+        AddendUse {
+            used_bytes: self.handshakes_bytes.load(Ordering::Relaxed),
+            limit_bytes: HANDSHAKES_BYTES,
+        }
+    }
+}
+
 fn change(sum: &AtomicU64, before_bytes: u64, now_bytes: u64) {
     if now_bytes >= before_bytes {
         sum.fetch_add(now_bytes - before_bytes, Ordering::Relaxed);

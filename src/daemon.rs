@@ -1,6 +1,7 @@
 //! `landro serve` around the engine: who may come in, signals, and what the service manager is
 //! told.
 
+pub mod metrics;
 pub mod notify;
 mod partials;
 pub mod policy;
@@ -21,6 +22,7 @@ use crate::ids::Fingerprint;
 use crate::quic::Identity;
 use crate::signals::{Hangup, Signals};
 
+use metrics::{Endpoint, MetricsAddress, MetricsError};
 use partials::Partials;
 use policy::{Policy, Restrict};
 use visits::VisitBook;
@@ -60,6 +62,8 @@ pub struct Options {
     pub restrict: Restrict,
     /// Unfinished files go when they are older.
     pub partial_max_age: Option<Duration>,
+    /// Where numbers are told; None: nowhere.
+    pub metrics: Option<MetricsAddress>,
     /// Asked on SIGHUP.
     pub reread: Box<dyn Fn() -> Reread>,
 }
@@ -125,6 +129,8 @@ pub enum DaemonError {
     Peers(#[from] Untrusted),
     #[error("starting the thread that looks for unfinished files: {0}")]
     Partials(io::Error),
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     #[error("setting up signal handling: {0}")]
     Signals(io::Error),
     #[error("writing to standard output: {0}")]
@@ -180,6 +186,10 @@ pub fn run(
     let partials = options.partial_max_age.map(search).transpose();
     // Searches until this function is over.
     let _partials = partials.map_err(DaemonError::Partials)?;
+    // Answers until this function is over.
+    let metrics = options.metrics.as_ref();
+    let metrics = metrics.map(|at| Endpoint::start(at, server.numbers()));
+    let _metrics = metrics.transpose()?;
     tracing::info!("serving {} on {backend} ({reason})", options.root.display());
     ready(server.addresses()).map_err(DaemonError::Ready)?;
     notify::tell("READY=1");

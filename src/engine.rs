@@ -5,6 +5,7 @@ mod client;
 mod embedded;
 mod host;
 mod local;
+mod numbers;
 mod pursuit;
 mod server;
 mod sockets;
@@ -49,6 +50,7 @@ pub use crate::worker::{Carried, ClientEvent, Ended, PeerAccess, TransportStats,
 pub use client::{Client, ClientConfig};
 pub(crate) use embedded::{Embedded, EmbeddedConfig, RunningCount, ServedDirectory};
 pub use local::LocalCopy;
+pub use numbers::DaemonNumbers;
 pub use pursuit::Persistence;
 pub use server::{ServeConfig, Server, ShutdownError};
 

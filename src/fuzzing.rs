@@ -9,6 +9,7 @@ pub use crate::cli::args::bytes as byte_count;
 pub use crate::cli::args::url::{DaemonName, Operand, Url, UrlError};
 pub use crate::cli::escape::{acts_on_terminal, name as escaped_name, text as escaped_text};
 pub use crate::cli::trust::{Known, KnownHosts, TrustError};
+pub use crate::daemon::metrics::scrape_is_answered_with;
 pub use crate::daemon::policy::{BadLine, Policy, Restrict};
 pub use crate::disk::{relative, split_path};
 pub use crate::identity::fingerprint_of_der;

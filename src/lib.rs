@@ -87,6 +87,10 @@ pub mod ids;
 #[cfg(not(feature = "internals"))]
 mod ids;
 #[cfg(feature = "internals")]
+pub mod metrics;
+#[cfg(not(feature = "internals"))]
+mod metrics;
+#[cfg(feature = "internals")]
 pub mod proto;
 #[cfg(not(feature = "internals"))]
 mod proto;

@@ -19,6 +19,7 @@ const MAY_NAME: &[(&str, &str)] = &[
     ("ids", ""),
     ("config", "ids"),
     ("budget", "ids"),
+    ("metrics", "config"),
     ("proto", "ids"),
     ("identity", "ids"),
     ("carrier", ""),
@@ -27,11 +28,14 @@ const MAY_NAME: &[(&str, &str)] = &[
         "ids config identity carrier landro_sys::pool landro_sys::weigh landro_sys::gso",
     ),
     ("tcp", "ids identity carrier landro_sys::aead"),
-    ("disk", "ids proto landro_sys"),
-    ("worker", "ids config budget proto quic tcp disk landro_sys"),
+    ("disk", "ids proto metrics landro_sys"),
+    (
+        "worker",
+        "ids config budget metrics proto quic tcp disk landro_sys",
+    ),
     (
         "engine",
-        "ids config budget proto quic tcp disk worker landro_sys",
+        "ids config budget metrics proto quic tcp disk worker landro_sys",
     ),
     ("signals", ""),
     (
@@ -40,7 +44,7 @@ const MAY_NAME: &[(&str, &str)] = &[
     ),
     (
         "daemon",
-        "ids config budget proto quic engine signals landro_sys",
+        "ids config budget metrics proto quic engine signals landro_sys",
     ),
     (
         "cli",

@@ -69,6 +69,12 @@ fn texts() {
     seed("path", "up", "a/../..");
     seed("path", "root", "//");
     let peers = b"# peers\n\xf8 ro\n  \xf9 wo,path=in/box # alice\r\n\xfa path=%2fa%20b/./c rw\n\xfb\n\xf8 rw\n\xfc ../x\n";
+    seed(
+        "scrape",
+        "get",
+        b"GET /metrics?a=b HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n",
+    );
+    seed("scrape", "post", b"POST / HTTP/1.0\r\nA: b\r\n\r\nbody");
     seed("authorized_peers", "peers", peers);
     seed(
         "authorized_peers",

@@ -19,6 +19,7 @@ use landro_sys::Bind;
 use crate::budget::MIN_MEMORY_BUDGET_BYTES;
 use crate::cli::escape;
 use crate::config::{BBR_SAFE_INITIAL_RTT, LaneCount, LaneKinds, QuicConfig};
+use crate::daemon::metrics::MetricsAddress;
 use crate::engine::{BackendChoice, DEFAULT_STREAMS, Persistence};
 use crate::ids::Fingerprint;
 use crate::proto::bench::MAX_BENCH;
@@ -129,6 +130,11 @@ pub struct ServeArgs {
     /// manager has connected stderr to the journal, else text
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub log_format: LogFormat,
+    /// Tells metrics there to whoever asks, as Prometheus does, over HTTP (/metrics), without
+    /// encryption: on an address that only those reach who may know (127.0.0.1:9464), or on a
+    /// socket that only this user may open (docs/monitoring.md) [default: nowhere]
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
+    pub metrics: Option<MetricsAddress>,
     /// Most memory for transfers; suffixes as in --bwlimit [default: 64M]
     #[arg(long, value_name = "BYTES", value_parser = memory_budget)]
     pub memory_budget: Option<u64>,

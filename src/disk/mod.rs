@@ -38,6 +38,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod times;
+mod work;
 mod workplace;
 
 use std::cell::{Cell, RefCell};
@@ -50,13 +51,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use landro_sys::{Buffer, FileDone, FileOp, Pool};
 
 use self::descriptors::Allowance;
 use crate::ids::OpId;
+use crate::metrics::DiskWork;
 use crate::proto::errno::EIO;
 use crate::proto::{Attributes, DiskDone, DiskError, DiskOp, PIECE_BYTES};
 
@@ -86,6 +88,8 @@ pub struct Finished {
     pub serial: u64,
     pub op: OpId,
     pub result: Result<DiskDone, DiskError>,
+    /// What it was for and how long it took, if that is looked at.
+    pub took: Option<(DiskWork, Duration)>,
 }
 
 type Job = Pin<Box<dyn Future<Output = Result<DiskDone, DiskError>>>>;
@@ -95,6 +99,8 @@ struct Task {
     serial: u64,
     op: OpId,
     job: Job,
+    work: DiskWork,
+    began: Option<Instant>,
     /// Its session is over, and has not waited for it.
     is_hung: bool,
 }
@@ -110,6 +116,8 @@ pub struct Disk {
     hung: usize,
     /// When tasks that found no descriptor try again.
     short_until: Option<Instant>,
+    /// By which operations are timed, if they are.
+    clock: Option<fn() -> Instant>,
 }
 
 /// What tasks and the worker have in common.
@@ -245,7 +253,15 @@ impl Disk {
             yielded: VecDeque::new(),
             hung: 0,
             short_until: None,
+            clock: None,
         }
+    }
+
+    /// Times operations by this clock. A turn's time would not do: where files are in memory an
+    /// operation is over within the turn that began it.
+    pub fn timed_by(mut self, clock: fn() -> Instant) -> Disk {
+        self.clock = Some(clock);
+        self
     }
 
     /// Starts one operation of a session; its result comes out of [`Disk::finished`], perhaps at
@@ -258,18 +274,22 @@ impl Disk {
                 serial,
                 op,
                 result,
+                took: None,
             });
         }
         let files = Files {
             shared: self.shared.clone(),
             space: space.clone(),
         };
+        let (work, began) = (work::of(&cmd), self.clock.map(|clock| clock()));
         let entry = self.tasks.vacant_entry();
         let key = entry.key();
         entry.insert(Task {
             session,
             serial,
             op,
+            work,
+            began,
             job: Box::pin(dispatch::run_with_descriptors(files, cmd)),
             is_hung: false,
         });
@@ -417,7 +437,10 @@ impl Disk {
         let mut context = Context::from_waker(Waker::noop());
         if let Poll::Ready(result) = task.job.as_mut().poll(&mut context) {
             let task = self.tasks.remove(key);
+            let timed = self.clock.zip(task.began);
+            let took = timed.map(|(clock, began)| clock().saturating_duration_since(began));
             self.finished.push(Finished {
+                took: took.map(|took| (task.work, took)),
                 session: task.session,
                 serial: task.serial,
                 op: task.op,

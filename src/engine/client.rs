@@ -17,13 +17,13 @@ use super::{BackendChoice, EngineError, checked, demand_calls, now, tcp_limits, 
 use crate::budget::Budget;
 use crate::config::{LaneCount, LaneKinds, QuicConfig};
 use crate::ids::{Fingerprint, WorkerId};
+use crate::metrics::Metrics;
 use crate::proto::session::Request;
 use crate::proto::{CancelReason, Event, Outcome, Totals};
 use crate::quic::{Identity, Secrets, Setup, Trust};
 use crate::tcp::{TcpLimits, TcpSetup};
 use crate::worker::{
-    ADDED_LANE_IDLE, ClientEvent, ClientStart, Ended, Mail, Shared, TcpSetups, TransportStats,
-    WorkerParts,
+    ADDED_LANE_IDLE, ClientEvent, ClientStart, Ended, Mail, Shared, TcpSetups, WorkerParts,
 };
 
 /// Events a command may have waiting before its worker waits for the reader.
@@ -66,8 +66,8 @@ pub struct Client {
     config: ClientConfig,
     request: Request,
     pursuit: Pursuit,
-    /// Of the sessions that are over.
-    stats: TransportStats,
+    /// What all its sessions count.
+    metrics: Arc<Metrics>,
     phase: Phase,
     is_cancelled: bool,
     /// What a worker failed with.
@@ -113,12 +113,13 @@ impl Client {
                 Persistence::NONE
             }
         };
-        let trying = Trying::start(&config, &request)?;
+        let metrics = Arc::new(Metrics::new(workers(&config)));
+        let trying = Trying::start(&config, &request, metrics.clone())?;
         Ok(Client {
             pursuit: Pursuit::new(now(), persistence, config.patience),
             config,
             request,
-            stats: TransportStats::default(),
+            metrics,
             phase: Phase::Trying(trying),
             is_cancelled: false,
             failed: None,
@@ -158,7 +159,7 @@ impl Client {
             thread::sleep(left.min(at_most));
             return None;
         }
-        match Trying::start(&self.config, &self.request) {
+        match Trying::start(&self.config, &self.request, self.metrics.clone()) {
             Ok(trying) => {
                 self.phase = Phase::Trying(trying);
                 None
@@ -208,12 +209,8 @@ impl Client {
                 }
                 ClientEvent::Session(event)
             }
-            ClientEvent::Stats(stats) => {
-                self.stats.add_session(&stats);
-                ClientEvent::Stats(Box::new(self.stats.clone()))
-            }
             ClientEvent::Ended(ended) => self.end(ended),
-            ClientEvent::Lost { .. } => event,
+            ClientEvent::Stats(_) | ClientEvent::Lost { .. } => event,
         }
     }
 
@@ -256,10 +253,14 @@ impl Client {
 }
 
 impl Trying {
-    fn start(config: &ClientConfig, request: &Request) -> Result<Trying, EngineError> {
+    fn start(
+        config: &ClientConfig,
+        request: &Request,
+        metrics: Arc<Metrics>,
+    ) -> Result<Trying, EngineError> {
         // A command lives for milliseconds, and the whole probe takes one.
         let chosen = choose(config.backend, probe::ring_can_be_set_up)?;
-        let workers = config.workers.clamp(1, 255) as u8;
+        let workers = workers(config);
         let met = Arc::new(OnceLock::new());
         let (tcp, added_lanes) = tcp_setups(config, &of_one(config.trust.clone(), met.clone()))?;
         let budget = Budget::new(
@@ -281,6 +282,7 @@ impl Trying {
                 added_lanes: Some(added_lanes),
                 digests: None,
                 programs: None,
+                metrics,
             },
         );
         let trust_refused = Arc::new(Mutex::new(None));
@@ -373,6 +375,11 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.shut_down();
     }
+}
+
+/// How many threads there are to be.
+fn workers(config: &ClientConfig) -> u8 {
+    config.workers.clamp(1, 255) as u8
 }
 
 /// How lanes over TCP are dialled: those that carry a session's messages, too, and those that are

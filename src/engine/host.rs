@@ -13,6 +13,7 @@ use super::{BackendChoice, EngineError, checked, now};
 use crate::budget::Budget;
 use crate::config::{LaneKind, LaneKinds, QuicConfig};
 use crate::ids::WorkerId;
+use crate::metrics::Metrics;
 use crate::quic::{Identity, QuicError, Secrets, Setup, TicketKeys, Trust};
 use crate::worker::{
     Answer, ConnectStart, ListenAt, Mail, Owed, Programs, Shared, Ticket, Tickets, WorkerParts,
@@ -81,6 +82,7 @@ impl Host {
                 added_lanes: None,
                 digests: None,
                 programs: Some(config.programs),
+                metrics: Arc::new(Metrics::new(workers)),
             },
         );
         let tickets = TicketKeys::random()?;

@@ -11,6 +11,7 @@ use std::{io, thread};
 use landro_sys::numa::{CoreOfNode, Topology};
 use landro_sys::{Backend, Caps, Pool};
 
+use super::numbers::DaemonNumbers;
 use super::sockets::{Sockets, bind_all, rule};
 use super::workers::{Chosen, Sharing, WorkerThread, choose, share, spawn};
 use super::{
@@ -20,6 +21,7 @@ use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::{Digests, ServedRoot};
 use crate::ids::{Fingerprint, WorkerId};
+use crate::metrics::Metrics;
 use crate::quic::{Identity, Secrets, Setup, TRANSFER_PROTOCOL, TicketKeys, Trust};
 use crate::tcp::{ClearPasses, TcpSetup};
 use crate::worker::{
@@ -133,6 +135,7 @@ impl Server {
                 added_lanes: None,
                 digests: remembering(config.digest_cache.as_deref())?,
                 programs,
+                metrics: Arc::new(Metrics::new(workers)),
             },
         );
         let tickets = TicketKeys::random()?;
@@ -171,6 +174,12 @@ impl Server {
     /// The backend that runs, and why.
     pub fn backend(&self) -> (Backend, &str) {
         (self.backend.0, &self.backend.1)
+    }
+
+    /// What can tell of this daemon's numbers from any thread.
+    pub fn numbers(&self) -> DaemonNumbers {
+        let (backend, reason) = self.backend();
+        DaemonNumbers::new(self.shared.clone(), (backend, reason.to_owned()))
     }
 
     /// Whether a worker ended by itself, which only a failure makes it do.
@@ -245,11 +254,7 @@ impl Server {
             digests.finish();
         }
         result.map_err(ShutdownError::Worker)?;
-        Ok(self
-            .shared
-            .served
-            .lock()
-            .map_or_else(|_| Default::default(), |served| served.clone()))
+        Ok((&self.shared.metrics.snapshot()).into())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Threads of workers, what they share, and the backend they run on.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
@@ -12,11 +12,12 @@ use super::{BackendChoice, EngineError};
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::Digests;
+use crate::metrics::Metrics;
 use crate::quic::Secrets;
 use crate::tcp::TcpSetup;
 use crate::worker::{
-    BackendWish, Mail, Mailbox, Programs, Pulse, Refusals, Service, Shared, StreamDescriptors,
-    Visits, Worker, WorkerParts,
+    BackendWish, Mail, Mailbox, Programs, Pulse, Service, Shared, StreamDescriptors, Visits,
+    Worker, WorkerParts,
 };
 
 /// Mail a worker may have waiting: strays of a busy moment; more are dropped like datagrams may
@@ -71,6 +72,8 @@ pub(super) struct Sharing {
     pub digests: Option<Arc<Digests>>,
     /// Set where protocols of the embedding program are accepted.
     pub programs: Option<Programs>,
+    /// Where so many workers count; those before them may have counted there.
+    pub metrics: Arc<Metrics>,
 }
 
 pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver<Mail>>) {
@@ -85,6 +88,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         added_lanes,
         digests,
         programs,
+        metrics,
     } = sharing;
     let (mailboxes, inboxes) = (0..workers)
         .map(|_| {
@@ -125,8 +129,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         settler,
         digests,
         programs,
-        refusals: Refusals::default(),
-        served: Mutex::default(),
+        metrics,
     };
     (Arc::new(shared), inboxes)
 }

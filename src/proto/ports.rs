@@ -31,6 +31,14 @@ pub struct Ports {
     disk_wanted: u64,
     /// Something for the peer was put into the queue.
     has_spoken: bool,
+    moved: RecordsMoved,
+}
+
+/// Records of data streams (small files, and chunks of large ones) that were moved whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordsMoved {
+    pub sent: u64,
+    pub received: u64,
 }
 
 impl Ports {
@@ -59,12 +67,22 @@ impl Ports {
     /// `records`: how many end with these bytes; `fin`: the stream does.
     pub fn data(&mut self, stream: StreamKey, payload: Payload, records: u32, fin: bool) {
         self.has_spoken = true;
+        self.moved.sent += u64::from(records);
         self.queue.push_back(Output::Data {
             stream,
             payload,
             records,
             fin,
         });
+    }
+
+    /// A record of the peer is here to its end.
+    pub fn received_record(&mut self) {
+        self.moved.received += 1;
+    }
+
+    pub fn records_moved(&self) -> RecordsMoved {
+        self.moved
     }
 
     pub fn stays(&mut self, stream: StreamKey) {

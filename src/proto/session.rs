@@ -27,7 +27,7 @@ use super::clear::{ClearLanes, ClearSecret};
 use super::errors::{Access, Violation, session_error, violation};
 use super::parallel::ParallelTransferConfig;
 use super::place::HostKey;
-use super::ports::Ports;
+use super::ports::{Ports, RecordsMoved};
 use super::receive::{MetadataOptions, Target};
 use super::wire::{Decoder, Message, WireError};
 use super::{
@@ -349,6 +349,11 @@ impl Session {
     /// Nothing is watched, or nothing of this side is under way.
     fn is_idle(&self) -> bool {
         !matches!(self.end, End::No) || self.disk_under_way() == 0
+    }
+
+    /// What was moved whole of data streams here.
+    pub fn records_moved(&self) -> RecordsMoved {
+        self.ports.records_moved()
     }
 
     /// Heap bytes kept because the peer said or asked for something, about.

@@ -30,6 +30,8 @@ pub struct PathSnapshot {
     pub udp_payload_bytes: usize,
     /// KeyUpdates of TLS over TCP, in both directions.
     pub keys_renewed: u64,
+    /// What of the bytes, sent and received, went under keys that are used no more.
+    pub under_old_keys_bytes: u64,
     /// The congestion controller's start, when it sends ever faster, is over.
     pub left_startup: bool,
 }
@@ -61,6 +63,7 @@ impl PathSnapshot {
             udp_payload_bytes: path.pmtu,
             // A key of QUIC's is not renewed: its lane is replaced.
             keys_renewed: 0,
+            under_old_keys_bytes: 0,
             left_startup: path.startup_exit.is_some(),
         }
     }

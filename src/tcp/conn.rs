@@ -48,6 +48,8 @@ pub struct TcpCounters {
     pub records_opened: u64,
     /// KeyUpdates in both directions.
     pub keys_renewed: u64,
+    /// What of `sent_bytes` and `received_bytes` went under keys that are used no more.
+    pub under_old_keys_bytes: [u64; 2],
 }
 
 /// How far a connection has come.

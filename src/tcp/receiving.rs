@@ -251,7 +251,12 @@ impl TcpConn {
         } else {
             keys.renew_open()
         };
-        self.counters.keys_renewed += 1;
+        let counters = &mut self.counters;
+        counters.keys_renewed += 1;
+        match is_ours {
+            true => counters.under_old_keys_bytes[0] = counters.sent_bytes,
+            false => counters.under_old_keys_bytes[1] = counters.received_bytes,
+        }
         self.in_kernel.renewed(is_ours);
         if let Err(reason) = renewed {
             self.farewell = Farewell::Alert(alert::INTERNAL_ERROR);

@@ -5,7 +5,7 @@ use landro_sys::TcpId;
 use super::Worker;
 use super::listeners::AtDoor;
 use super::log::Who;
-use super::shared::Refusals;
+use crate::metrics::Refusal;
 use crate::tcp::TcpSetup;
 
 /// Connections accepted at once before others get their turn.
@@ -45,7 +45,7 @@ impl Worker {
             oldest => oldest,
         };
         if is_short && oldest.is_none() {
-            let count = Refusals::count(&self.io.shared.refusals.connections_refused);
+            let count = self.io.count_refusal(Refusal::Descriptors);
             if count.is_power_of_two() && self.io.log.admits(Who::Strangers, self.io.now) {
                 tracing::warn!(
                     %peer,

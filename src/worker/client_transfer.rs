@@ -15,7 +15,7 @@ use crate::quic::{CloseReason, Setup};
 use crate::worker::client_events::{ClientEvent, ClientStart, Ended, TcpSetups};
 use crate::worker::paths::{Path, Paths};
 use crate::worker::race::{Race, RaceStep};
-use crate::worker::stats::{Batches, TransportStats};
+use crate::worker::stats::TransportStats;
 
 /// What QUIC has after TLS was refused: an answer on the longest paths takes less.
 const QUIC_GRACE: Duration = Duration::from_secs(1);
@@ -45,8 +45,7 @@ pub(crate) struct ClientTransfer {
     /// To resume the newest lane's TLS session.
     pub(crate) ticket: Option<Vec<u8>>,
     pub(crate) elsewhere: TakeoverDial,
-    stats: TransportStats,
-    /// Other workers that have yet to tell what their lanes carried, and until when that is waited
+    /// Other workers that have yet to count what their lanes carried, and until when that is waited
     /// for.
     carried_due: usize,
     carried_until: Option<Instant>,
@@ -97,7 +96,6 @@ impl ClientTransfer {
             backend_reason: start.backend_reason,
             ticket: None,
             elsewhere: TakeoverDial::default(),
-            stats: TransportStats::default(),
             carried_due: 0,
             carried_until: None,
         }
@@ -283,12 +281,8 @@ impl ClientTransfer {
         }
     }
 
-    /// A connection of it is gone, or goes now.
-    pub(crate) fn add_stats(&mut self, stats: &TransportStats) {
-        self.stats.add(stats);
-    }
-
-    /// Another worker was told that the session is over, and answers with what its lanes carried.
+    /// Another worker was told that the session is over, and answers once it has counted what its
+    /// lanes carried.
     pub(crate) fn await_carried(&mut self, now: Instant) {
         self.carried_due += 1;
         self.carried_until = Some(now + CARRIED_WITHIN);
@@ -301,17 +295,14 @@ impl ClientTransfer {
         until.filter(|until| *until > now)
     }
 
-    pub(crate) fn add_carried(&mut self, stats: &TransportStats) {
+    pub(crate) fn counted(&mut self) {
         self.carried_due = self.carried_due.saturating_sub(1);
-        self.stats.add(stats);
     }
 
-    /// Tells the command how it ended, once it is over; `received` is what its worker did.
-    pub(crate) fn say_the_end(mut self, received: Batches) {
+    /// Tells the command how it ended, once it is over, and what all its sessions did.
+    pub(crate) fn say_the_end(mut self, stats: TransportStats) {
         if let ClientState::Over(ended) = self.take_state() {
-            self.stats.add_worker(received);
-            let stats = Box::new(std::mem::take(&mut self.stats));
-            self.tell(ClientEvent::Stats(stats));
+            self.tell(ClientEvent::Stats(Box::new(stats)));
             self.tell(ClientEvent::Ended(ended));
         }
     }

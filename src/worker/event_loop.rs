@@ -5,11 +5,14 @@ use std::time::Instant;
 
 use landro_sys::{Driver, Pool, SendBuffer};
 
+use super::last_look::LastLook;
 use super::limits::SEND_BUFFERS;
 use super::log::Log;
+
 use super::shared::Shared;
 use super::timers::Timers;
 use crate::ids::WorkerId;
+use crate::metrics::{Block, Recorder};
 
 /// The part of a worker that all of its other parts are given.
 pub(crate) struct Loop {
@@ -22,6 +25,11 @@ pub(crate) struct Loop {
     pub(crate) timers: Timers,
     pub(crate) shared: Arc<Shared>,
     pub(crate) log: Log,
+    /// What this worker counts, of which anybody may read.
+    pub(crate) numbers: Arc<Block>,
+    /// Times that others cannot read yet.
+    pub(crate) recorder: Recorder,
+    pub(super) lookups: LastLook,
     /// The process is ending; when this worker does, at the latest.
     pub(crate) stopping: Option<Instant>,
     /// When free memory is given back to the kernel.
@@ -44,6 +52,9 @@ impl Loop {
             pool,
             send_buffers: SendBuffers::default(),
             timers: Timers::default(),
+            numbers: shared.metrics.block(id.0),
+            recorder: Recorder::default(),
+            lookups: LastLook::new(now),
             shared,
             log: Log::default(),
             stopping: None,
@@ -100,6 +111,11 @@ impl SendBuffers {
 
     pub(crate) fn put_back(&mut self, buffer: SendBuffer) {
         self.free.push(buffer);
+    }
+
+    /// How many there are.
+    pub(super) fn made(&self) -> usize {
+        self.made
     }
 
     /// Whether the kernel has none.

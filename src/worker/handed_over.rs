@@ -8,6 +8,7 @@ use landro_sys::TcpStream;
 use crate::ids::SessionId;
 use crate::proto::lanes::{DialKind, Newcomer};
 use crate::tcp::TcpConn;
+use crate::worker::counted::Counted;
 
 pub struct HandedOver {
     pub(crate) stream: HandedStream,
@@ -26,6 +27,9 @@ pub(crate) struct HandedStream {
     pub(crate) heard: Instant,
     /// Window bytes granted out of the memory budget, which go with it.
     pub(crate) granted_bytes: u64,
+    pub(crate) begun: Instant,
+    /// What of it the worker counted that had it.
+    pub(crate) counted: Counted,
 }
 
 /// What a connection wants to be.

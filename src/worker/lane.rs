@@ -33,6 +33,8 @@ pub(crate) struct TransferLane {
     pub(crate) buffer: Option<Buffer>,
     /// One-way streams that we opened.
     pub(crate) opened: u64,
+    /// Of those that the peer opened: how many are known, and how many of them have ended.
+    their_streams: [u64; 2],
     /// Streams of ours that ended; the session is to know when the peer has all of them.
     pub(crate) watched: Vec<LaneStream>,
     /// The session knows that this lane is to be replaced.
@@ -61,6 +63,7 @@ impl TransferLane {
             partials: HashMap::new(),
             buffer: None,
             opened: 0,
+            their_streams: [0; 2],
             watched: Vec::new(),
             is_worn: false,
             is_added: false,
@@ -120,8 +123,20 @@ impl TransferLane {
         self.partials.insert(stream, buffer);
     }
 
+    /// Something came on the peer's one-way stream of this number: those before it are there, too.
+    pub(crate) fn meet_stream(&mut self, number: u64) {
+        self.their_streams[0] = self.their_streams[0].max(number + 1);
+    }
+
+    /// One-way streams of the peer that have not ended.
+    pub(crate) fn incoming_streams(&self) -> u64 {
+        let [known, ended] = self.their_streams;
+        known.saturating_sub(ended)
+    }
+
     /// A stream of the peer has ended.
     pub(crate) fn forget_stream(&mut self, stream: u64) {
+        self.their_streams[1] += 1;
         self.pieces.remove(&stream);
         self.partials.remove(&stream);
     }

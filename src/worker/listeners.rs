@@ -65,6 +65,10 @@ impl Listeners {
         self.sockets.get_mut(index)
     }
 
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = SocketId> {
+        self.sockets.iter().map(|it| it.socket)
+    }
+
     pub(crate) fn find(&self, socket: SocketId) -> Option<usize> {
         let mut sockets = self.sockets.iter();
         sockets.position(|listener| listener.socket == socket)

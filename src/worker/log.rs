@@ -10,6 +10,7 @@ use crate::proto::clear::ClearOff;
 use crate::proto::{
     CancelReason, EntryErrorCode, EntryResult, Event, Outcome, SessionErrorCode, Totals, Verb,
 };
+use crate::quic::PathSnapshot;
 
 /// Failed entries a session may name, and warnings it may have, each; the first ones say what is
 /// wrong.
@@ -213,8 +214,13 @@ impl SessionLog {
         self.asked.as_ref()
     }
 
-    fn verb(&self) -> &'static str {
-        match self.subject().map(|subject| subject.verb) {
+    /// What the client wants, once it said so. None on the client's side.
+    pub fn verb(&self) -> Option<Verb> {
+        self.subject().map(|subject| subject.verb)
+    }
+
+    fn verb_word(&self) -> &'static str {
+        match self.verb() {
             Some(Verb::Push) => "push",
             Some(Verb::Pull) => "pull",
             Some(Verb::List) => "list",
@@ -253,6 +259,14 @@ pub struct SessionLanes {
     pub sent_packets: u64,
     /// Those of them that were declared lost.
     pub lost_packets: u64,
+}
+
+impl SessionLanes {
+    pub fn add(&mut self, lane: &PathSnapshot) {
+        self.lanes += 1;
+        self.sent_packets += lane.sent_packets;
+        self.lost_packets += lane.lost_packets;
+    }
 }
 
 /// Who was not let in, and why.
@@ -312,7 +326,7 @@ fn cut_short(reason: CancelReason, by_peer: bool) -> &'static str {
 macro_rules! told {
     ($level:ident, $of:ident, $peer:ident, [$($field:tt)*], $($ended:tt)*) => {
         tracing::$level!(
-            verb = %$of.verb(),
+            verb = %$of.verb_word(),
             path = $of.path(),
             more = $of.more(),
             $($field)*,
@@ -540,14 +554,14 @@ mod tests {
     fn a_session_is_told_in_one_line() {
         let start = crate::worker::now();
         let mut session = SessionLog::new(([127, 0, 0, 1], 1).into(), None, start);
-        assert_eq!((session.verb(), session.path()), ("nothing", None));
+        assert_eq!((session.verb_word(), session.path()), ("nothing", None));
         let asked = Event::Asked {
             verb: Verb::Pull,
             path: Bytes::from_static(b"a \"b\"\n"),
             more: 2,
         };
         Log::default().event(&mut session, &Fingerprint([1; 32]), &asked, start);
-        let subject = (session.verb(), session.path(), session.more());
+        let subject = (session.verb_word(), session.path(), session.more());
         assert_eq!(subject, ("pull", Some("a \"b\"\\n"), Some(2)));
         let totals = Totals {
             files: 2,

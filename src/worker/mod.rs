@@ -10,16 +10,19 @@ mod arriving;
 mod client_events;
 mod client_transfer;
 mod connections;
+mod counted;
 mod descriptors;
 mod event_loop;
 mod handed_over;
 mod handles;
 mod lane;
+mod last_look;
 mod limits;
 mod listeners;
 mod local;
 mod log;
 mod mailbox;
+mod numbers;
 mod outbox;
 mod outpost_mail;
 mod paths;
@@ -46,6 +49,7 @@ use landro_sys::{
 
 use crate::disk::Disk;
 use crate::ids::WorkerId;
+use crate::metrics::Metric;
 use crate::quic::{Router, Setup};
 use crate::tcp::TcpSetup;
 use apps::streams::Dials;
@@ -73,7 +77,7 @@ pub use local::copy_locally;
 pub use mailbox::{Mail, Mailbox};
 pub use pulse::Pulse;
 pub(crate) use shared::Programs;
-pub use shared::{Authorize, OwnAddresses, PeerAccess, Refusals, Service, Shared};
+pub use shared::{Authorize, OwnAddresses, PeerAccess, Service, Shared};
 pub use stats::{Carried, TransportStats};
 pub use visits::{Visit, Visits};
 
@@ -251,12 +255,13 @@ impl Worker {
         let shared = parts.shared;
         let mailbox = shared.mailboxes.get(parts.id.0 as usize);
         let router = Router::new(parts.id, shared.workers, shared.secrets.clone(), is_daemon);
-        let worker = Worker {
+        let mut worker = Worker {
             inbox: parts.inbox,
             listeners,
             connections: Connections::new(router, now),
             sessions: Sessions::default(),
-            disk: Disk::new(pool.clone(), shared.settler.clone(), shared.digests.clone()),
+            disk: Disk::new(pool.clone(), shared.settler.clone(), shared.digests.clone())
+                .timed_by(self::now),
             outbox: Outbox::default(),
             client: None,
             dials: Dials::default(),
@@ -270,6 +275,7 @@ impl Worker {
             due: Vec::new(),
             io: Loop::new(parts.id, now, driver, pool, shared),
         };
+        worker.look_up();
         Ok((worker, no_ring))
     }
 
@@ -282,6 +288,7 @@ impl Worker {
         loop {
             self.io.now = now();
             self.io.beat();
+            self.io.count(Metric::Turns, []);
             self.take_completions();
             self.take_mail();
             self.take_wanted_turns();
@@ -300,6 +307,7 @@ impl Worker {
             self.turn_sessions();
             self.turn_connections();
             self.listen();
+            self.look_up_when_due();
             if self.is_over() {
                 self.say_the_end();
                 return Ok(());
@@ -408,6 +416,7 @@ impl Worker {
             self.dials.due(),
             self.disk.short_until(),
             self.io.log.due(),
+            self.io.lookups.due(),
             self.outbox.due(self.io.now),
             self.client.as_ref().and_then(ClientTransfer::dial_at),
             self.client
@@ -454,21 +463,9 @@ impl Worker {
 
     /// What the process is to know of a worker that ends.
     fn say_the_end(mut self) {
-        let received = self.connections.received();
-        match self.client {
-            Some(mut client) => {
-                let backend = self.io.driver.backend();
-                self.connections.measure_streams(&self.io);
-                for (_, connection) in self.connections.iter() {
-                    client.add_stats(&connection.stats(backend));
-                }
-                client.say_the_end(received);
-            }
-            None => {
-                if let Ok(mut served) = self.io.shared.served.lock() {
-                    served.add_worker(received);
-                }
-            }
+        self.look_up();
+        if let Some(client) = self.client {
+            client.say_the_end((&self.io.shared.metrics.snapshot()).into());
         }
         self.io.log.tell_all_counts();
     }

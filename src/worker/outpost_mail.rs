@@ -7,7 +7,6 @@ use landro_sys::Bind;
 use crate::disk::{SharedDir, SharedFile};
 use crate::ids::{DirId, FileId, Fingerprint, SessionId, WorkerId};
 use crate::proto::lanes::{ToHome, ToOutpost};
-use crate::worker::stats::TransportStats;
 
 pub struct OutpostMail {
     pub(crate) session: SessionId,
@@ -35,6 +34,7 @@ pub(crate) enum OutpostWord {
     ToHome(ToHome),
     /// Home has no such session any more.
     NoSuchSession,
-    /// What the session's lanes on a command's other worker carried, once it is told to end there.
-    Carried(Box<TransportStats>),
+    /// What the session's lanes on a command's other worker carried is counted, for it was told to
+    /// end there.
+    Counted,
 }

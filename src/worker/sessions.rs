@@ -3,16 +3,18 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Instant;
 
 use crate::disk::Space;
 use crate::ids::{Fingerprint, SessionId, WorkerId};
+use crate::metrics::{FlowDirection, Metric};
 use crate::proto::Outcome;
 use crate::proto::lanes::{Lanes, QuestionId};
+use crate::proto::ports::RecordsMoved;
 use crate::worker::event_loop::Loop;
-use crate::worker::log::SessionLog;
+use crate::worker::log::{SessionLanes, SessionLog};
 use crate::worker::outpost_mail::PeerAt;
 use crate::worker::shared::PeerAccess;
-use crate::worker::stats::TransportStats;
 use crate::worker::timers::{Scheduled, Timer};
 
 /// Sessions of one peer on one worker whose lanes are cut, and that wait for others.
@@ -32,7 +34,11 @@ pub(crate) struct Running {
     /// Of such a part on a command: where its lanes are dialled.
     pub(crate) dials: Option<PeerAt>,
     /// What lanes of it carried here that are gone.
-    pub(crate) carried: TransportStats,
+    pub(crate) carried: SessionLanes,
+    /// When it began, until the first data of it moved.
+    pub(crate) awaits_data: Option<Instant>,
+    /// What of it is in the worker's numbers.
+    counted: RecordsMoved,
     /// What the lanes said last: whether data is to be read, and whether signs of life are wanted.
     pub(crate) takes_data: bool,
     pub(crate) listens: bool,
@@ -69,7 +75,34 @@ pub(crate) struct Sessions {
     questions: HashMap<QuestionId, usize>,
 }
 
+impl Running {
+    /// Counts what was moved since that was last counted.
+    pub(crate) fn count_records(&mut self, io: &Loop) {
+        let now = self.lanes.records_moved();
+        let before = std::mem::replace(&mut self.counted, now);
+        for (flow, more) in [
+            (FlowDirection::Sent, now.sent - before.sent),
+            (FlowDirection::Received, now.received - before.received),
+        ] {
+            io.numbers.add(Metric::Records, [flow as usize], more);
+        }
+    }
+}
+
 impl Sessions {
+    /// Counts what all did since that was last counted, and how many there are.
+    pub(crate) fn count(&mut self, io: &Loop) {
+        let (mut at_home, mut outgoing) = (0, 0);
+        for (_, running) in &mut self.table {
+            running.count_records(io);
+            at_home += u64::from(running.home.is_none());
+            outgoing += running.lanes.outgoing_streams() as u64;
+        }
+        io.numbers.set(Metric::Sessions, [], at_home);
+        let sent = [FlowDirection::Sent as usize];
+        io.numbers.set(Metric::Streams, sent, outgoing);
+    }
+
     pub(crate) fn get(&self, key: usize) -> Option<&Running> {
         self.table.get(key)
     }
@@ -126,7 +159,9 @@ impl Sessions {
             allowed: begin.allowed,
             home: begin.home,
             dials: begin.dials,
-            carried: TransportStats::default(),
+            carried: SessionLanes::default(),
+            awaits_data: begin.home.is_none().then_some(io.now),
+            counted: RecordsMoved::default(),
             takes_data: true,
             listens: false,
             finished: None,

@@ -2,19 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::descriptors::StreamDescriptors;
 use super::handles::AcceptQueue;
 use super::mailbox::{Mail, Mailbox};
-use super::stats::TransportStats;
 use super::visits::Visits;
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::{Digests, ServedRoot, Settler};
 use crate::ids::{Fingerprint, SessionId, WorkerId};
+use crate::metrics::Metrics;
 use crate::proto::clear::ClearSecret;
 use crate::proto::session::Grant;
 use crate::quic::Secrets;
@@ -135,9 +134,8 @@ pub struct Shared {
     pub digests: Option<Arc<Digests>>,
     /// Set where protocols of the embedding program are accepted.
     pub(crate) programs: Option<Programs>,
-    pub refusals: Refusals,
-    /// What a daemon's connections did, once they have ended.
-    pub served: Mutex<TransportStats>,
+    /// What the workers count.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Shared {
@@ -358,20 +356,6 @@ impl SessionHomes {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, SessionPlaces>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Counts refused and dropped things, so that the log can say it once in a while and not per
-/// packet.
-#[derive(Default)]
-pub struct Refusals {
-    pub strays_dropped: AtomicU64,
-    pub connections_refused: AtomicU64,
-}
-
-impl Refusals {
-    pub fn count(counter: &AtomicU64) -> u64 {
-        counter.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 

@@ -19,7 +19,9 @@ impl Worker {
                 break;
             }
             let mut touched: Vec<usize> = Vec::new();
+            self.io.lookups.want();
             for done in finished.drain(..) {
+                self.io.count_disk(&done);
                 let (session, op, result) = (done.session, done.op, done.result);
                 let Some(running) = self.sessions.get_same(session, done.serial) else {
                     continue;
@@ -40,7 +42,11 @@ impl Worker {
 
     /// One turn for each connection that something happened to.
     pub(super) fn turn_connections(&mut self) {
-        for key in self.connections.take_turns() {
+        let turns = self.connections.take_turns();
+        if !turns.is_empty() {
+            self.io.lookups.want();
+        }
+        for key in turns {
             if self.connections.contains(key) {
                 self.turn_connection(key);
             }
@@ -93,6 +99,7 @@ impl Worker {
                 .connections
                 .close(&self.io, key, code::UNAUTHORISED, reason);
         };
+        connection.count_handshake(&mut self.io);
         match (connection.conn.alpn(), handshake) {
             (Alpn::Landro1, Handshake::Accepted { .. }) => self.lane_arrived(key, &peer),
             (Alpn::Landro1, &Handshake::Dialled(errand)) => self.dialled(key, errand, peer),
@@ -208,20 +215,18 @@ impl Worker {
         self.streams_close(key);
         let idle = self.sessions.is_empty();
         let gone = self.connections.remove(&mut self.io, key, idle);
-        let stats = gone.stats(self.io.driver.backend());
+        self.io.lookups.want();
         if self.io.log.admits(Who::Debug, self.io.now) {
-            let received = self.connections.received();
             tracing::debug!(
                 peer = %gone.peer,
                 reason = ?gone.conn.close_reason(),
-                ?received,
-                ?stats,
+                path = ?gone.measured_path(),
                 "connection ended"
             );
         }
         match gone.app.connects_for() {
             Some(dial) => self.not_connected(dial, &gone),
-            None => self.connection_ended(&gone, &stats),
+            None => self.connection_ended(&gone),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::availability::Availability;
 use crate::file::FileOp;
-use crate::op::{Completion, DriverConfig, SendRun};
+use crate::op::{Completion, DriverConfig, DriverLoad, SendRun};
 use crate::poll::PollDriver;
 use crate::pool::Pool;
 use crate::receive::Datagrams;
@@ -263,6 +263,17 @@ impl Driver {
         match &self.0 {
             Mechanism::Uring(driver) => driver.in_flight(),
             Mechanism::Poll(driver) => driver.in_flight(),
+        }
+    }
+
+    /// How much is under way, and what there was no room for.
+    pub fn load(&mut self) -> DriverLoad {
+        match &mut self.0 {
+            Mechanism::Uring(driver) => driver.load(),
+            Mechanism::Poll(driver) => DriverLoad {
+                in_flight: driver.in_flight(),
+                ..DriverLoad::default()
+            },
         }
     }
 

@@ -50,7 +50,7 @@ pub use driver::{Backend, Driver};
 pub use errno::{is_of_the_way, is_too_large};
 pub use file::{DirEntry, FileDone, FileKind, FileOp, FileSystem, Flock, OpenHow, Statx, run};
 pub use gso::Run;
-pub use op::{Completion, DriverConfig, SendBuffer, SendRun};
+pub use op::{Completion, DriverConfig, DriverLoad, SendBuffer, SendRun};
 pub use pool::{Buffer, Pool};
 pub use probe::{Caps, boot_id};
 pub use receive::Datagrams;

@@ -22,6 +22,18 @@ pub struct DriverConfig {
     pub queue_entries: u32,
 }
 
+/// What a driver has to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DriverLoad {
+    /// Send runs and file operations that have not completed.
+    pub in_flight: usize,
+    /// Of a ring: entries that wait for room in its submission queue.
+    pub backlog: usize,
+    /// Of a ring: how often, since it was made, its completion queue was found full, and the kernel
+    /// had kept completions aside (IORING_SQ_CQ_OVERFLOW).
+    pub overflows: u64,
+}
+
 impl Default for DriverConfig {
     /// 16 receive buffers (1 MiB: stays in L2), 256 entries.
     fn default() -> DriverConfig {

@@ -197,6 +197,35 @@ impl UdpSocket {
         self.gro
     }
 
+    /// Datagrams that the kernel dropped since the socket was made, nearly always because its
+    /// receive buffer was full. It is the number that SO_RXQ_OVFL tells with each datagram, asked
+    /// for by itself (SO_MEMINFO, Linux 4.12), so that no datagram costs more.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says.
+    pub fn dropped_datagrams(&self) -> io::Result<u32> {
+        // SK_MEMINFO_DROPS of include/uapi/linux/sock_diag.h; what a newer kernel has behind it is
+        // not asked for.
+        const DROPS: usize = 8;
+        let mut values = [0_u32; DROPS + 1];
+        let mut len = size_of_val(&values) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes, the size of an array of integers that
+        // outlives the call.
+        let result = unsafe {
+            libc::getsockopt(
+                self.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                (&raw mut values).cast(),
+                &raw mut len,
+            )
+        };
+        match result {
+            0 => Ok(values[DROPS]),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Lets sockets that are bound with [`UdpOptions::reuse_port`] from now on have this one's
     /// port. Bound without, it had the port to itself: with SO_REUSEPORT set before, bind(2) may
     /// choose, or join, a port that another process of the same user shares.

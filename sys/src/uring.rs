@@ -21,7 +21,7 @@ use nix::sys::eventfd::EfdFlags;
 use crate::deadline::Deadline;
 use crate::file::FileOp;
 use crate::message::KernelMessage;
-use crate::op::{Completion, DriverConfig, SendRun};
+use crate::op::{Completion, DriverConfig, DriverLoad, SendRun};
 use crate::outbox::{Outbox, Piece};
 use crate::pool::Pool;
 use crate::socket::{SocketId, UdpSocket};
@@ -82,6 +82,8 @@ struct Held {
     ready: VecDeque<Completion>,
     /// File operations in flight on the ring.
     files: usize,
+    /// See [`DriverLoad::overflows`].
+    overflows: u64,
     /// Those that the ring does not have.
     threads: Threads,
     /// What made the driver unusable; told by the next `submit_and_wait`.
@@ -146,6 +148,7 @@ impl UringDriver {
             backlog: VecDeque::new(),
             ready: VecDeque::new(),
             files: 0,
+            overflows: 0,
             fatal: None,
             pool: pool.clone(),
         };
@@ -210,6 +213,14 @@ impl UringDriver {
 
     pub(crate) fn in_flight(&self) -> usize {
         self.held.outbox.len() + self.held.files + self.held.threads.in_flight()
+    }
+
+    pub(crate) fn load(&mut self) -> DriverLoad {
+        DriverLoad {
+            in_flight: self.in_flight(),
+            backlog: self.held.backlog.len(),
+            overflows: self.held.overflows,
+        }
     }
 
     pub(crate) fn trim(&mut self) {
@@ -380,6 +391,7 @@ impl Held {
             // waited for: its entries are not with the kernel yet.
             None | Some(_) => self.ring.submit(),
         };
+        self.overflows += u64::from(self.ring.submission().cq_overflow());
         match result {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {

@@ -13,6 +13,7 @@ use crate::cli::exit::{CliError, Exit};
 use crate::cli::settings::{self, Changed, Origin, Provenance, Setting};
 use crate::cli::{diagnostics, trust};
 use crate::config::LaneKind;
+use crate::daemon::metrics::MetricsAddress;
 use crate::daemon::policy::Restrict;
 use crate::daemon::{self, Options, Reread};
 use crate::engine::one_per_core;
@@ -52,6 +53,7 @@ pub fn run(mut args: ServeArgs, provenance: Provenance) -> Result<Exit, CliError
         authorized_peers: dir.join("authorized_peers"),
         allow: args.allow.clone(),
         partial_max_age: args.partial_max_age,
+        metrics: args.metrics.clone().map(in_place),
         restrict,
         root: absolute(&args.root),
         reread: Box::new(move || reread(&args, &provenance)),
@@ -113,6 +115,14 @@ fn restrict(args: &ServeArgs) -> Restrict {
         (true, _) => Restrict::ReadOnly,
         (_, true) => Restrict::WriteOnly,
         _ => Restrict::Nothing,
+    }
+}
+
+/// The same of a socket.
+fn in_place(at: MetricsAddress) -> MetricsAddress {
+    match at {
+        MetricsAddress::Unix(path) => MetricsAddress::Unix(absolute(&path)),
+        MetricsAddress::Tcp(_) => at,
     }
 }
 

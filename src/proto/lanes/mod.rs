@@ -57,6 +57,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::clear::ClearOff;
+use super::ports::RecordsMoved;
 use super::session::Session;
 use super::wire::PrefaceKind;
 use super::{CancelReason, Input, Outcome, Output};
@@ -421,6 +422,16 @@ impl Lanes {
         let ledgers = self.all_lanes().filter_map(Lane::ledger_of_either);
         let ledgers_bytes: u64 = ledgers.map(|ledger| ledger.ours.held_bytes()).sum();
         self.session.held_bytes() + ledgers_bytes + self.adding.held_bytes()
+    }
+
+    /// What was moved whole of data streams here.
+    pub fn records_moved(&self) -> RecordsMoved {
+        self.session.records_moved()
+    }
+
+    /// Data streams of ours that have not ended.
+    pub fn outgoing_streams(&self) -> usize {
+        self.out.streams()
     }
 
     fn newest(&self) -> Option<LaneKey> {

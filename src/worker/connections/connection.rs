@@ -4,20 +4,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use landro_sys::{Backend, Bind, RouteTo};
+use landro_sys::{Bind, RouteTo};
 
 use super::app::App;
 use super::doubt::Doubt;
 use super::transport::Transport;
 use crate::ids::Fingerprint;
 use crate::quic::{CloseReason, Conn, PathSnapshot};
+use crate::worker::counted::Counted;
 use crate::worker::event_loop::Loop;
 use crate::worker::handles::StreamsApp;
 use crate::worker::lane::TransferLane;
 use crate::worker::limits::LINGER;
 use crate::worker::log::Who;
 use crate::worker::paths::Path;
-use crate::worker::stats::{Batches, TransportStats};
 use crate::worker::timers::{Scheduled, Timer};
 
 /// A client that was silent for so long did not hear, or could not say, four requests for a sign of
@@ -38,6 +38,8 @@ pub(crate) struct WorkerConnection {
     pub(super) touched: bool,
     pub(super) unfinished: bool,
     pub(super) waiting_to_send: bool,
+    /// It had a turn since what it did was last counted.
+    pub(super) is_news: bool,
     pub(super) timer: Scheduled,
     /// When it is given up: a missing preface, a finished session, a silent handshake.
     pub(crate) deadline: Option<Instant>,
@@ -60,8 +62,9 @@ pub(crate) struct WorkerConnection {
     pub(super) held_bytes: u64,
     /// Closed for holding too much: to be dropped with the turn that says so.
     pub(super) evicted: bool,
-    /// Datagrams' segments sent, for the statistics.
-    pub(super) sent: Batches,
+    pub(super) begun: Instant,
+    /// What of it is in the worker's numbers.
+    pub(super) counted: Counted,
     /// The path's numbers; quiche forgets its active path when the connection closes.
     path: PathSnapshot,
 }
@@ -82,6 +85,7 @@ impl WorkerConnection {
             touched: false,
             unfinished: false,
             waiting_to_send: false,
+            is_news: true,
             timer: Scheduled::default(),
             deadline: Some(io.now + io.shared.quic.handshake_timeout),
             heard: io.now,
@@ -94,7 +98,8 @@ impl WorkerConnection {
             granted_bytes: 0,
             held_bytes: 0,
             evicted: false,
-            sent: Batches::default(),
+            begun: io.now,
+            counted: Counted::default(),
             path: PathSnapshot::default(),
         }
     }
@@ -169,9 +174,9 @@ impl WorkerConnection {
         }
     }
 
-    pub(crate) fn stats(&self, backend: Backend) -> TransportStats {
-        let kind = (!self.app.is_undecided()).then(|| self.conn.kind());
-        TransportStats::of(&self.path, self.sent, kind, backend)
+    /// What [`WorkerConnection::last_stats`] took last.
+    pub(crate) fn measured_path(&self) -> &PathSnapshot {
+        &self.path
     }
 
     /// A client that is there asks for signs of life; while one is silent, probes of ours are

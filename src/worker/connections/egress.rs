@@ -6,6 +6,7 @@ use landro_sys::{SendBuffer, SendRun};
 
 use super::transport::Transport;
 use super::{Connections, UDP_IPV4_HEADER_BYTES, UDP_IPV6_HEADER_BYTES};
+use crate::metrics::Metric;
 use crate::worker::event_loop::Loop;
 use crate::worker::limits::PACKETS_PER_BATCH;
 use crate::worker::log::Who;
@@ -59,8 +60,10 @@ impl Connections {
             io.send_buffers.put_back(buffer);
             return Batch::Empty;
         };
-        connection.sent.packets += filled.packets as u64;
-        connection.sent.calls += runs.len() as u64;
+        for run in &runs {
+            let packets = run.datagrams().len();
+            io.numbers.batch(Metric::GsoPackets, packets as u64);
+        }
         let send = SendRun {
             socket: link.socket,
             buffer,
@@ -82,6 +85,7 @@ impl Connections {
     ) {
         io.send_buffers.put_back(buffer);
         if let Err(error) = result {
+            io.count(Metric::SendErrors, []);
             // EPERM (a firewall), ENOBUFS: the path may come back before the idle timeout.
             if io.log.admits(Who::Debug, io.now) {
                 tracing::debug!(connection = serial, %error, "datagrams were not sent");

@@ -14,13 +14,13 @@ use crate::budget::{
 };
 use crate::config::{ETHERNET_UDP_PAYLOAD_BYTES, LaneKind, MAX_UDP_PAYLOAD_BYTES};
 use crate::ids::WorkerId;
+use crate::metrics::{Metric, Refusal};
 use crate::quic::{Accept, Conn, NewConn, Route};
 use crate::worker::event_loop::Loop;
 use crate::worker::limits::SEND_BUFFERS;
 use crate::worker::listeners::Listeners;
 use crate::worker::log::Who;
 use crate::worker::mailbox::{Mail, Stray};
-use crate::worker::shared::Refusals;
 
 /// What is assumed where the kernel does not say.
 const ETHERNET_MTU_BYTES: usize = 1500;
@@ -53,7 +53,8 @@ impl Connections {
                 local: listener.address(datagrams.to()),
             };
             let segment_bytes = datagrams.segment_bytes().max(1);
-            self.received.calls += 1;
+            let segments = datagrams.payload().len().div_ceil(segment_bytes);
+            io.numbers.batch(Metric::GroPackets, segments as u64);
             for segment in datagrams.payload_mut().chunks_mut(segment_bytes) {
                 self.segment(io, listeners, segment, way);
             }
@@ -79,7 +80,6 @@ impl Connections {
     }
 
     fn segment(&mut self, io: &mut Loop, listeners: &mut Listeners, segment: &mut [u8], way: Way) {
-        self.received.packets += 1;
         let Way { from, local, .. } = way;
         let demand_retry = self.handshaking() >= RETRY_ABOVE_HANDSHAKES;
         let routed = self
@@ -132,7 +132,7 @@ impl Connections {
     ) -> Option<usize> {
         let Way { from, local, .. } = way;
         if self.table.len() >= MAX_CONNECTIONS_PER_WORKER || io.stopping.is_some() {
-            let count = Refusals::count(&io.shared.refusals.connections_refused);
+            let count = io.count_refusal(Refusal::Connections);
             if count.is_power_of_two() && io.log.admits(Who::Strangers, io.now) {
                 tracing::warn!(peer = %from, count, "connection refused: this worker's limit is reached");
             }
@@ -143,7 +143,7 @@ impl Connections {
         if self.handshaking() >= RETRY_ABOVE_HANDSHAKES
             && self.handshakes_from(from) >= MAX_HANDSHAKES_PER_ADDRESS
         {
-            Refusals::count(&io.shared.refusals.connections_refused);
+            io.count_refusal(Refusal::Handshakes);
             return None;
         }
         let listener = listeners.get_mut(way.listener)?;
@@ -191,7 +191,7 @@ fn pass_on(io: &Loop, segment: &[u8], owner: WorkerId, way: Way) {
     let jumbo = segment.len() > ETHERNET_UDP_PAYLOAD_BYTES;
     if segment.len() > MAX_UDP_PAYLOAD_BYTES || jumbo && io.shared.waiting(owner) > MAX_JUMBO_STRAYS
     {
-        Refusals::count(&io.shared.refusals.strays_dropped);
+        io.count(Metric::StraysDropped, []);
         return;
     }
     let stray = Stray {
@@ -201,7 +201,7 @@ fn pass_on(io: &Loop, segment: &[u8], owner: WorkerId, way: Way) {
         socket: way.listener,
     };
     if !io.shared.post(owner, Mail::Stray(stray)) {
-        Refusals::count(&io.shared.refusals.strays_dropped);
+        io.count(Metric::StraysDropped, []);
     }
 }
 

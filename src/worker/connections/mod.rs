@@ -2,6 +2,7 @@
 
 pub(super) mod app;
 pub(super) mod connection;
+mod counting;
 mod doubt;
 mod egress;
 mod ingress;
@@ -19,9 +20,10 @@ use landro_sys::{Bind, SocketId, TcpId};
 
 use super::event_loop::Loop;
 use super::lane::{Errand, LanePhase, TransferLane};
-use super::stats::Batches;
 use crate::budget::MAX_LANES_PER_PEER;
+use crate::config::LaneKind;
 use crate::ids::Fingerprint;
+use crate::metrics::{Metric, Origin, of_kind};
 use crate::proto::lanes::{DialKind, Newcomer};
 use crate::quic::{Conn, Connect, Router, Setup};
 use app::{App, Handshake};
@@ -50,8 +52,6 @@ pub(crate) struct Connections {
     /// Those that have something to send and found no send buffer.
     waiting_to_send: VecDeque<usize>,
     weights: Weights,
-    /// What arrived at all of them.
-    received: Batches,
 }
 
 /// Where a connection that we make goes.
@@ -88,7 +88,6 @@ impl Connections {
             hungry: Vec::new(),
             waiting_to_send: VecDeque::new(),
             weights: Weights::new(now),
-            received: Batches::default(),
         }
     }
 
@@ -230,10 +229,6 @@ impl Connections {
         }
     }
 
-    pub(super) fn received(&self) -> Batches {
-        self.received
-    }
-
     /// Has it a turn.
     pub(crate) fn touch(&mut self, key: usize) {
         if let Some(found) = self.table.get_mut(key)
@@ -269,6 +264,7 @@ impl Connections {
             if let Some(connection) = self.table.get_mut(key) {
                 connection.touched = false;
                 connection.unfinished = false;
+                connection.is_news = true;
             }
         }
         keys.sort_unstable();
@@ -367,6 +363,8 @@ impl Connections {
         connection.quiet = quiet;
         connection.granted_bytes = granted_bytes;
         connection.bind = to.bind;
+        let labels = [of_kind(LaneKind::Quic), Origin::Dialled as usize];
+        io.count(Metric::ConnectionsBegun, labels);
         self.table.insert(connection);
         self.touch(key);
         Ok(())
@@ -380,6 +378,7 @@ impl Connections {
             Transport::Quic(_) => self.router.remove(key),
             Transport::Tcp(_) => self.end_stream(io, &mut connection),
         }
+        connection.count_last(io);
         self.weights.shed(io, &connection, idle);
         connection
     }

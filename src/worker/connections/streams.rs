@@ -13,13 +13,13 @@ use super::tcp_link::TcpLink;
 use super::transport::Transport;
 use crate::budget::{MAX_CONNECTIONS_PER_WORKER, MAX_HANDSHAKES_PER_ADDRESS, Promise};
 use crate::config::LaneKind;
+use crate::metrics::{Metric, Origin, Refusal, of_kind};
 use crate::tcp::{ClearPass, TcpConn, TcpSetup, TcpWindows};
 use crate::worker::event_loop::Loop;
 use crate::worker::handed_over::HandedStream;
 use crate::worker::lane::Errand;
 use crate::worker::limits::LINGER;
 use crate::worker::log::Who;
-use crate::worker::shared::Refusals;
 
 /// Where a stream that we connect goes.
 pub(crate) struct StreamTo {
@@ -88,14 +88,7 @@ impl Connections {
         }
     }
 
-    /// Asks the kernel about the paths of those that TCP carries.
-    pub(crate) fn measure_streams(&mut self, io: &Loop) {
-        for key in self.keys() {
-            self.measure(io, key);
-        }
-    }
-
-    /// The same, of one.
+    /// Asks the kernel about the path of one that TCP carries.
     pub(crate) fn measure(&mut self, io: &Loop, key: usize) {
         if let Some(connection) = self.table.get_mut(key)
             && let Transport::Tcp(link) = &mut connection.conn
@@ -149,6 +142,8 @@ impl Connections {
         connection.bind = to.bind;
         connection.quiet = Some(SIGN_OF_LIFE);
         connection.granted_bytes = granted_bytes;
+        let labels = [of_kind(connection.conn.kind()), Origin::Dialled as usize];
+        io.count(Metric::ConnectionsBegun, labels);
         self.insert_stream(io, id, connection);
         Ok(())
     }
@@ -161,7 +156,7 @@ impl Connections {
         (stream, peer): (TcpStream, SocketAddr),
     ) -> bool {
         if self.table.len() >= MAX_CONNECTIONS_PER_WORKER {
-            let count = Refusals::count(&io.shared.refusals.connections_refused);
+            let count = io.count_refusal(Refusal::Connections);
             if count.is_power_of_two() && io.log.admits(Who::Strangers, io.now) {
                 tracing::warn!(%peer, count, "connection refused: this worker's limit is reached");
             }
@@ -203,7 +198,9 @@ impl Connections {
         if !self.table.get(key).is_some_and(is_tcp) {
             return None;
         }
+        self.measure(io, key);
         let mut connection = self.table.remove(key);
+        connection.count(io);
         let granted_bytes = std::mem::take(&mut connection.granted_bytes);
         self.weights.shed(io, &connection, false);
         let Transport::Tcp(link) = connection.conn else {
@@ -217,6 +214,8 @@ impl Connections {
             peer: connection.peer,
             heard: connection.heard,
             granted_bytes,
+            begun: connection.begun,
+            counted: connection.counted,
         };
         Some((handed, connection.app))
     }
@@ -239,6 +238,7 @@ impl Connections {
         let mut connection = WorkerConnection::new(io, conn, handed.peer, app);
         connection.granted_bytes = handed.granted_bytes;
         connection.heard = handed.heard;
+        (connection.begun, connection.counted) = (handed.begun, handed.counted);
         Some(self.insert_stream(io, id, connection))
     }
 

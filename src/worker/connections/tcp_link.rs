@@ -373,6 +373,7 @@ impl TcpLink {
                 sent_bytes: counters.sent_bytes,
                 received_bytes: counters.received_bytes,
                 keys_renewed: counters.keys_renewed,
+                under_old_keys_bytes: counters.under_old_keys_bytes.into_iter().sum(),
                 delivery_bytes_per_second: info.delivery_rate,
                 ..PathSnapshot::default()
             };

@@ -10,6 +10,7 @@ use super::connection::WorkerConnection;
 use crate::budget::TLS_BYTES;
 use crate::config::LaneKind;
 use crate::ids::Fingerprint;
+use crate::metrics::{Metric, Origin, of_kind};
 use crate::proto::lanes::code;
 use crate::worker::event_loop::Loop;
 use crate::worker::limits::TRIM_AFTER;
@@ -148,6 +149,8 @@ impl Connections {
         if kind.is_over_tcp() {
             io.shared.descriptors.stranger_came();
         }
+        let labels = [of_kind(kind), Origin::Accepted as usize];
+        io.count(Metric::ConnectionsBegun, labels);
         self.weights.handshaking += 1;
         self.weights.handshakes_bytes += TLS_BYTES;
         io.shared.budget.reweigh_handshake(0, TLS_BYTES);

@@ -95,6 +95,25 @@ fn buffer_sizes_are_in_the_unit_asked_for() {
     assert!(socket.has_gro() && !socket.is_v6());
 }
 
+/// What is there already in a socket's buffer stays; what comes when it is full is counted.
+#[test]
+fn datagrams_that_find_no_room_are_counted() {
+    let options = UdpOptions {
+        recv_buffer_bytes: 0,
+        send_buffer_bytes: 0,
+        reuse_port: false,
+    };
+    let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
+    assert_eq!(socket.dropped_datagrams().unwrap(), 0);
+    let client = StdSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..100 {
+        let to = socket.local_addr().unwrap();
+        client.send_to(&[0; 1200], to).unwrap();
+    }
+    let dropped = socket.dropped_datagrams().unwrap();
+    assert!((1..=100).contains(&dropped), "{dropped}");
+}
+
 #[test]
 fn only_one_may_bind_without_reuse_port() {
     let options = UdpOptions {

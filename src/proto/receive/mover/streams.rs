@@ -193,6 +193,7 @@ impl ReceiveMover {
                 }
                 Record::End { status, digest } => {
                     stream.records += 1;
+                    ports.received_record();
                     let body = std::mem::take(&mut stream.body);
                     self.end_record(ports, body, status, digest)?;
                 }

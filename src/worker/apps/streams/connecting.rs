@@ -9,6 +9,7 @@ use std::time::Instant;
 use landro_sys::{UdpOptions, UdpSocket};
 
 use crate::ids::Fingerprint;
+use crate::metrics::Refusal;
 use crate::proto::lanes::code;
 use crate::quic::{CloseReason, Setup};
 use crate::worker::Worker;
@@ -225,6 +226,7 @@ impl Worker {
         // The handshake, resumed or not, lets those in, too, who may only transfer files.
         if !programs.is_some_and(|programs| (programs.trust)(&peer)) {
             let reason = "not let in for this protocol";
+            self.io.count_refusal(Refusal::Unauthorised);
             self.tell_refused(key, &peer, reason);
             return self
                 .connections
@@ -244,6 +246,9 @@ impl Worker {
             connection.deadline = None;
         }
         let share = self.connections.share_of(&self.io, &peer);
+        if share != PeerShare::Within {
+            self.io.count_refusal(Refusal::PeerShare);
+        }
         match (share, incoming) {
             (PeerShare::Beyond, _) => self.connections.close(&self.io, key, 0, TOO_MANY),
             (PeerShare::FarBeyond, _) => self.connections.evict(&mut self.io, key, TOO_MANY),

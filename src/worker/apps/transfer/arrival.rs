@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::config::LaneKind;
 use crate::disk::{Base, Space};
 use crate::ids::{Fingerprint, SessionId};
+use crate::metrics::Refusal;
 use crate::proto::clear::{ClearLanes, ClearSecret};
 use crate::proto::lanes::{
     DialKind, LaneKey, Lanes, Newcomer, NewcomerInput, NewcomerOutput, code,
@@ -49,6 +50,7 @@ impl Worker {
         if !authorised {
             self.connections
                 .close(io, key, code::UNAUTHORISED, NOT_AUTHORISED);
+            self.io.count_refusal(Refusal::Unauthorised);
             self.tell_refused(key, peer, super::lifecycle::NOT_AUTHORISED);
         } else if self.refuse_beyond_share(key, peer) {
             self.tell_refused(key, peer, TOO_MANY);
@@ -60,6 +62,9 @@ impl Worker {
     /// Closes a connection of an identity that has too many. False: it has not.
     pub(super) fn refuse_beyond_share(&mut self, key: usize, peer: &Fingerprint) -> bool {
         let share = self.connections.share_of(&self.io, peer);
+        if share != PeerShare::Within {
+            self.io.count_refusal(Refusal::PeerShare);
+        }
         match share {
             PeerShare::Within => {}
             PeerShare::Beyond => self.leave_and_close(key, code::BUSY, TOO_MANY),
@@ -165,6 +170,7 @@ impl Worker {
             return;
         };
         if self.disk.hung() >= HUNG_MAX {
+            self.io.count_refusal(Refusal::DiskHangs);
             if self.io.log.admits(Who::Peer(peer), self.io.now) {
                 let hung = self.disk.hung();
                 tracing::error!(%peer, hung, "a session is refused: operations on files do not come back");

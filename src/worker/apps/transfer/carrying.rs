@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 
-use crate::proto::lanes::{LaneKey, LanesInput, LanesOutput, Taken, code};
-use crate::proto::{Event, Outcome};
+use crate::metrics::{Distribution, EntryEnd, Metric, SessionEnd, SessionVerb};
+use crate::proto::lanes::{LaneKey, LaneStream, LanesInput, LanesOutput, Taken, code};
+use crate::proto::{Event, Outcome, Verb};
 use crate::worker::Worker;
 use crate::worker::client_events::ClientEvent;
+use crate::worker::event_loop::Loop;
 use crate::worker::limits::TRIM_AFTER;
 use crate::worker::log::SessionLanes;
 
@@ -37,6 +39,9 @@ impl Worker {
                     } => {
                         let len = payload.len_bytes() as usize;
                         let taken = self.send(lane.0, stream, payload, fin);
+                        if stream != LaneStream::Control {
+                            self.data_moves(session);
+                        }
                         taken_bytes += match taken {
                             Taken::All | Taken::Gone => len,
                             Taken::Part(bytes) => bytes as usize,
@@ -154,8 +159,9 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        connection.last_stats();
         let (peer, who) = (connection.peer, connection.who());
-        let stats = connection.stats(self.io.driver.backend());
+        let path = connection.measured_path().clone();
         let mut of_session = None;
         if let Some((_, lane)) = connection.lane_mut() {
             of_session = lane.session().map(|session| (session, lane.is_added));
@@ -165,7 +171,7 @@ impl Worker {
             if is_added {
                 self.added_lane_leaves(session);
             }
-            self.carried_by_lane(session, &stats);
+            self.carried_by_lane(session, &path);
         }
         if code == code::VIOLATION && self.io.log.admits(who, self.io.now) {
             tracing::warn!(%peer, reason = text, "protocol violation");
@@ -173,11 +179,23 @@ impl Worker {
         self.connections.close(&self.io, key, code, text);
     }
 
+    /// Data of a session leaves, or came: of the first it is told how long it took.
+    pub(super) fn data_moves(&mut self, session: usize) {
+        let Some(running) = self.sessions.get_mut(session) else {
+            return;
+        };
+        if let Some(began) = running.awaits_data.take() {
+            let took = self.io.now.saturating_duration_since(began);
+            self.io.recorder.record(Distribution::FirstByte, [], took);
+        }
+    }
+
     fn report(&mut self, session: usize, event: Event) {
         let Some(running) = self.sessions.get_mut(session) else {
             return;
         };
         let now = self.io.now;
+        count_event(&self.io, running.log.verb(), &event);
         match &mut self.client {
             Some(client) if running.is_client => {
                 if let Event::Addresses(addresses) = &event {
@@ -198,6 +216,9 @@ impl Worker {
     fn finished(&mut self, session: usize, outcome: Outcome) {
         let lanes = self.lanes_of(session);
         if let Some(running) = self.sessions.get_mut(session) {
+            if running.home.is_none() {
+                count_end(&self.io, &outcome);
+            }
             // A command tells its user.
             if !running.is_client {
                 let (log, now) = (&running.log, self.io.now);
@@ -216,20 +237,24 @@ impl Worker {
         let Some(running) = self.sessions.get(session) else {
             return SessionLanes::default();
         };
-        let elsewhere = self.io.shared.homes.lanes_elsewhere(&running.id);
-        let here = self.carried_here(Some(session));
-        SessionLanes {
-            lanes: here.lanes + elsewhere,
-            sent_packets: here.sent_packets,
-            lost_packets: here.lost_packets,
+        let mut lanes = running.carried;
+        lanes.lanes += self.io.shared.homes.lanes_elsewhere(&running.id);
+        for key in self.connections.keys_of(session) {
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.last_stats();
+                lanes.add(connection.measured_path());
+            }
         }
+        lanes
     }
 
     /// A session has finished, and no lane is left.
     fn session_over(&mut self, session: usize) {
-        let Some(running) = self.sessions.remove(session) else {
+        let Some(mut running) = self.sessions.remove(session) else {
             return;
         };
+        running.count_records(&self.io);
+        self.io.lookups.want();
         match running.home {
             None => self.io.shared.homes.remove(&running.id),
             Some(_) => self.connections.give_up_adding(&mut self.io, session),
@@ -241,5 +266,55 @@ impl Worker {
             None if self.sessions.is_empty() => self.io.trim_at = Some(self.io.now + TRIM_AFTER),
             None => {}
         }
+    }
+}
+
+/// What of a session's events is counted. `verb`: of a daemon's session; what a command does it
+/// tells its user.
+fn count_event(io: &Loop, verb: Option<Verb>, event: &Event) {
+    let verb = verb.map(|verb| match verb {
+        Verb::Push => SessionVerb::Push,
+        Verb::Pull => SessionVerb::Pull,
+        Verb::List => SessionVerb::List,
+        Verb::Read => SessionVerb::Read,
+        Verb::Bench => SessionVerb::Bench,
+    });
+    if let (Event::Progress { bytes }, Some(verb)) = (event, verb) {
+        io.numbers.add(Metric::FileBytes, [verb as usize], *bytes);
+    }
+}
+
+/// How a session ended, and what became of its entries.
+fn count_end(io: &Loop, outcome: &Outcome) {
+    io.count(Metric::SessionsEnded, [end_of(outcome) as usize]);
+    let (Outcome::Complete(totals)
+    | Outcome::Cancelled { totals, .. }
+    | Outcome::Stopped { totals, .. }
+    | Outcome::Lost(totals)
+    | Outcome::Stalled { totals, .. }) = outcome
+    else {
+        return;
+    };
+    for (end, entries) in [
+        (
+            EntryEnd::Done,
+            totals.files + totals.directories + totals.symlinks,
+        ),
+        (EntryEnd::Skipped, totals.skipped),
+        (EntryEnd::Failed, totals.errors),
+    ] {
+        io.numbers.add(Metric::Entries, [end as usize], entries);
+    }
+}
+
+fn end_of(outcome: &Outcome) -> SessionEnd {
+    match outcome {
+        Outcome::Complete(_) => SessionEnd::Complete,
+        Outcome::Cancelled { .. } => SessionEnd::Cancelled,
+        Outcome::Stopped { .. } => SessionEnd::Stopped,
+        Outcome::Lost(_) => SessionEnd::Lost,
+        Outcome::Stalled { .. } => SessionEnd::Stalled,
+        Outcome::Refused(_) | Outcome::CalledOff(_) => SessionEnd::Refused,
+        Outcome::Violation(_) => SessionEnd::Violation,
     }
 }

@@ -2,11 +2,12 @@
 
 use crate::config::LaneKind;
 use crate::ids::{Fingerprint, SessionId};
+use crate::metrics::Refusal;
 use crate::proto::lanes::{
     ADD_PAUSE_MAX, ADDS_FROM_BYTES, DialKind, GOODPUT_WINDOW, LaneClosed, LaneKey, LanesConfig,
     LanesInput, NewcomerInput, TAKEOVER_DIALS, code,
 };
-use crate::quic::{CloseReason, Conn, KEY_SPENT};
+use crate::quic::{CloseReason, Conn, KEY_SPENT, PathSnapshot};
 use crate::worker::Worker;
 use crate::worker::connections::app::App;
 use crate::worker::connections::connection::WorkerConnection;
@@ -15,7 +16,6 @@ use crate::worker::lane::{Errand, LanePhase, TransferLane};
 use crate::worker::limits;
 use crate::worker::log::{Refused, Who};
 use crate::worker::sessions::Beginning;
-use crate::worker::stats::TransportStats;
 
 /// What a daemon's log says of a key that may not come in.
 pub(super) const NOT_AUTHORISED: &str =
@@ -140,8 +140,8 @@ impl Worker {
             return;
         };
         connection.last_stats();
+        let path = connection.measured_path().clone();
         let (mut why, kind) = (how_it_closed(connection), connection.conn.kind());
-        let stats = connection.stats(self.io.driver.backend());
         let steer = connection.conn.quic().and_then(Conn::peer_cid_first_byte);
         let closed = connection.close_reason();
         connection
@@ -155,7 +155,7 @@ impl Worker {
         if is_added {
             self.added_lane_leaves(session);
         }
-        self.carried_by_lane(session, &stats);
+        self.carried_by_lane(session, &path);
         // First, for the session's end asks why. The session goes on without a lane that was added.
         if let Some(client) = &mut self.client
             && !is_added
@@ -177,10 +177,10 @@ impl Worker {
         self.tell(session, LanesInput::Closed { lane, why });
     }
 
-    /// What a lane carried that is gone: home is told in the end, and the log.
-    pub(super) fn carried_by_lane(&mut self, session: usize, stats: &TransportStats) {
+    /// What a lane carried that is gone, for the log.
+    pub(super) fn carried_by_lane(&mut self, session: usize, path: &PathSnapshot) {
         if let Some(running) = self.sessions.get_mut(session) {
-            running.carried.add(stats);
+            running.carried.add(path);
         }
     }
 
@@ -257,7 +257,7 @@ impl Worker {
 
     /// A connection is gone. In the handshake of a command's first lane that decides how the
     /// transfer ends.
-    pub(crate) fn connection_ended(&mut self, gone: &WorkerConnection, stats: &TransportStats) {
+    pub(crate) fn connection_ended(&mut self, gone: &WorkerConnection) {
         let Some(client) = &mut self.client else {
             match gone.app.dialled_for() {
                 Some(Errand::Join { session, kind }) => {
@@ -265,15 +265,8 @@ impl Worker {
                 }
                 Some(Errand::FirstLane) | None => self.tell_stranger(gone),
             }
-            // A command's home is told by whom the session was on.
-            if self.io.shared.service.is_some()
-                && let Ok(mut served) = self.io.shared.served.lock()
-            {
-                served.add(stats);
-            }
             return;
         };
-        client.add_stats(stats);
         let closed = gone.close_reason();
         match gone.app.dialled_for() {
             Some(Errand::FirstLane) => {
@@ -308,7 +301,14 @@ impl Worker {
             return;
         }
         let shown = gone.conn.shown_fingerprint();
-        let why = match (gone.conn.close_reason(), shown) {
+        let closed = gone.conn.close_reason();
+        if matches!(
+            closed,
+            Some(CloseReason::IdentityRefused { by_peer: false, .. })
+        ) {
+            self.io.count_refusal(Refusal::Unauthorised);
+        }
+        let why = match (closed, shown) {
             (Some(CloseReason::IdentityRefused { by_peer: false, .. }), Some(_)) => {
                 NOT_AUTHORISED.to_owned()
             }

@@ -10,13 +10,13 @@ use crate::proto::lanes::{DialKind, Lanes, LanesInput};
 use crate::proto::lanes::{ToHome, ToOutpost};
 use crate::proto::session::Session;
 use crate::worker::Worker;
+use crate::worker::client_transfer::ClientTransfer;
 use crate::worker::handed_over::Joins;
 use crate::worker::limits;
 use crate::worker::mailbox::Mail;
 use crate::worker::outpost_mail::{OutpostMail, OutpostWord, PeerAt};
 use crate::worker::sessions::Beginning;
 use crate::worker::shared::{Home, PeerAccess};
-use crate::worker::stats::TransportStats;
 
 impl Worker {
     pub(super) fn mail_outpost(&mut self, session: usize, to: WorkerId, mail: ToOutpost) {
@@ -84,9 +84,9 @@ impl Worker {
             from,
             word,
         } = mail;
-        if let OutpostWord::Carried(stats) = &word {
+        if let OutpostWord::Counted = &word {
             let client = self.client.as_mut();
-            return client.map_or((), |client| client.add_carried(stats));
+            return client.map_or((), ClientTransfer::counted);
         }
         let mut found = self.sessions.find(id);
         if let OutpostWord::ToOutpost {
@@ -99,8 +99,9 @@ impl Worker {
         let is_end =
             matches!(&word, OutpostWord::ToOutpost { mail, .. } if matches!(mail, ToOutpost::Over));
         if is_end && self.io.shared.service.is_none() {
-            let carried = Box::new(self.carried_here(found));
-            self.send_word(id, from, OutpostWord::Carried(carried));
+            // What the lanes here carried is in this worker's numbers, before home looks there.
+            self.look_up();
+            self.send_word(id, from, OutpostWord::Counted);
         }
         match (word, found) {
             (
@@ -140,23 +141,8 @@ impl Worker {
             (OutpostWord::NoSuchSession, Some(session)) if home == Some(from) => {
                 self.tell(session, LanesInput::FromHome(ToOutpost::Over));
             }
-            (OutpostWord::NoSuchSession | OutpostWord::Carried(_), _) => {}
+            (OutpostWord::NoSuchSession | OutpostWord::Counted, _) => {}
         }
-    }
-
-    /// What the lanes of a session carried here.
-    pub(super) fn carried_here(&mut self, session: Option<usize>) -> TransportStats {
-        let running = session.and_then(|session| self.sessions.get(session));
-        let mut carried = running.map_or_else(TransportStats::default, |it| it.carried.clone());
-        let backend = self.io.driver.backend();
-        for key in session.map_or_else(Vec::new, |session| self.connections.keys_of(session)) {
-            self.connections.measure(&self.io, key);
-            if let Some(connection) = self.connections.get_mut(key) {
-                connection.last_stats();
-                carried.add(&connection.stats(backend));
-            }
-        }
-        carried
     }
 
     /// A command's session is to have lanes of this worker, too.

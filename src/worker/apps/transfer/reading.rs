@@ -105,6 +105,7 @@ impl Worker {
         }
         let (input, read) = match self.read_data(key, stream) {
             Ok((bytes, fin)) => {
+                self.data_moves(session);
                 let read = if fin { Read::Drained } else { Read::Again };
                 let stream = stream / 4;
                 let input = LanesInput::Data {
@@ -185,9 +186,11 @@ impl Worker {
             limit = (piece - buffer.filled().len()).min(buffer.spare_len());
         }
         let Ok(read) = conn.read(stream, &mut buffer.spare_mut()[..limit]) else {
+            lane.meet_stream(stream / 4);
             lane.forget_stream(stream);
             return Err(None);
         };
+        lane.meet_stream(stream / 4);
         let (bytes, fin) = read.unwrap_or_default();
         buffer.advance(bytes);
         let is_whole = fin

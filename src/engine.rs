@@ -46,6 +46,7 @@ pub use crate::quic::QuicError;
 #[cfg(feature = "internals")]
 pub use crate::worker::Authorize;
 pub use crate::worker::{Carried, ClientEvent, Ended, PeerAccess, TransportStats};
+pub(crate) use client::Asker;
 pub use client::{Client, ClientConfig};
 pub(crate) use embedded::{Embedded, EmbeddedConfig, RunningCount, ServedDirectory};
 pub use local::LocalCopy;

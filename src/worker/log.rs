@@ -205,7 +205,7 @@ impl SessionLog {
             Verb::Push => "push",
             Verb::Pull => "pull",
             Verb::List => "list",
-            Verb::Read => "read",
+            Verb::Queries => "queries",
             Verb::Bench => return "bench".to_owned(),
         };
         match more {
@@ -329,8 +329,7 @@ impl Log {
             | Event::Announced { .. }
             | Event::Progress { .. }
             | Event::Listing { .. }
-            | Event::FileSize { .. }
-            | Event::FileBytes { .. }
+            | Event::Answer { .. }
             | Event::RoundTrips(_)
             | Event::Benched { .. } => {}
         }

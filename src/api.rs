@@ -12,6 +12,7 @@ mod mmap;
 mod parallel;
 mod permits;
 mod pool;
+mod remote_files;
 mod stream;
 #[cfg(feature = "tokio")]
 mod tokio_traits;
@@ -30,8 +31,9 @@ pub use pool::{
     ConnectionPool, ConnectionPoolConfig, PeerFailure, PoolError, PoolEvent, PoolEventKind,
     PoolStatistics, PooledConnection,
 };
+pub use remote_files::{ListedEntry, RemoteFiles, RemoteRange};
 pub use stream::{RecvStream, SendStream};
-pub use transfer::{ListedEntry, RunningTransfer, TransferError, TransferEvent, TransferSummary};
+pub use transfer::{RunningTransfer, TransferError, TransferEvent, TransferSummary};
 
 pub use crate::config::{
     ConfigError, CongestionControl, Correction, Diagnostics, FixedRate, LaneKind, PathView,

@@ -47,6 +47,7 @@ pub use crate::quic::QuicError;
 #[cfg(feature = "internals")]
 pub use crate::worker::Authorize;
 pub use crate::worker::{Carried, ClientEvent, Ended, PeerAccess, TransportStats, Visit};
+pub(crate) use client::Asker;
 pub use client::{Client, ClientConfig};
 pub(crate) use embedded::{Embedded, EmbeddedConfig, RunningCount, ServedDirectory};
 pub use local::LocalCopy;

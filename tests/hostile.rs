@@ -25,6 +25,8 @@ mod names;
 mod noise;
 #[path = "hostile/peer.rs"]
 mod peer;
+#[path = "hostile/queries.rs"]
+mod queries;
 #[path = "hostile/reserved.rs"]
 mod reserved;
 #[path = "hostile/revoked.rs"]
@@ -99,6 +101,8 @@ on_both_backends!(
     tcp_strangers_that_take_descriptors,
     tcp_peers_that_take_descriptors,
     a_server_that_lies_over_tcp,
+    queries_without_end,
+    a_server_that_lies_to_who_asks,
 );
 
 /// Budget of the daemon under attack; what it may hold beyond it is code, stacks and the kernel's
@@ -461,4 +465,12 @@ fn tcp_peers_that_take_descriptors(backend: &'static str) {
 
 fn a_server_that_lies_over_tcp(backend: &'static str) {
     tcp::server::that_lies(backend);
+}
+
+fn queries_without_end(backend: &'static str) {
+    queries::without_end(backend);
+}
+
+fn a_server_that_lies_to_who_asks(backend: &'static str) {
+    queries::a_server_that_lies(backend);
 }

@@ -152,6 +152,8 @@ fn streams_carry_everything_both_ways() {
                 futures_lite::future::yield_now().await;
             }
         });
+        let node = landro_sys::numa::current_node();
+        assert_eq!(pair.here.statistics().numa_node.is_some(), node.is_some());
     }
 }
 

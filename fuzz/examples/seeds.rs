@@ -11,8 +11,8 @@ use landro::ids::{ChunkIndex, EntryId, SessionId};
 use landro::proto::journal::{Header, Storage};
 use landro::proto::wire::{
     BenchMode, Entry, Hello, Item, LaneAccount, LanePart, ListItem, Message, Preface, PrefaceKind,
-    RecordHead, RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireRequest, encode,
-    encode_record_tail, encode_run,
+    RecordHead, RecordStatus, VERSION, Verdict, VerdictKind, Welcome, WireQuery, WireRequest,
+    encode, encode_record_tail, encode_run,
 };
 use landro::proto::{
     CancelReason, EntryError, EntryErrorCode, EntryPlace, Kind, Lasting, Meta, Mtime, SessionError,
@@ -244,14 +244,10 @@ fn requests() -> [Message; 5] {
             place: None,
         }),
         hello(WireRequest::List {
-            path: target.clone(),
+            path: target,
             partial: false,
         }),
-        hello(WireRequest::Read {
-            path: target,
-            from: 1,
-            to: 1 << 40,
-        }),
+        hello(WireRequest::Queries {}),
         hello(WireRequest::Bench {
             mode: BenchMode::Echo,
             milliseconds: 500,
@@ -339,7 +335,7 @@ fn of_senders() -> [Message; 8] {
     ]
 }
 
-fn of_receivers() -> [Message; 11] {
+fn of_receivers() -> [Message; 15] {
     let meta = Meta {
         allocated_bytes: 70_000,
         kind: Kind::File,
@@ -382,7 +378,20 @@ fn of_receivers() -> [Message; 11] {
         Message::ListAck {},
         Message::FileSize {
             size_bytes: 1 << 20,
+            mtime: Mtime::default(),
         },
+        Message::Query {
+            slot: 1,
+            query: WireQuery::Read {
+                path: Bytes::from_static(b"f"),
+                from: 1,
+                to: 1 << 40,
+                follow_named: true,
+            },
+        },
+        Message::About { slot: 1 },
+        Message::Forget { slot: 1 },
+        Message::Unanswered(SessionError::told(SessionErrorCode::NotFound, "gone")),
         Message::FilePart {
             data: Bytes::from_static(&[7; 9]),
         },

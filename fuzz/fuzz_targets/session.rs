@@ -49,10 +49,7 @@ fuzz_target!(|data: &[u8]| {
             path: target,
             partial: false,
         }),
-        6 => Some(Request::Read {
-            path: target,
-            range: 3..1 << 21,
-        }),
+        6 => Some(Request::Queries),
         3 => Some(bench(BenchWork::Send)),
         4 => Some(bench(BenchWork::Receive)),
         5 => Some(bench(BenchWork::Echo { size_bytes: 3 })),

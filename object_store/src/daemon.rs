@@ -1,5 +1,5 @@
-//! What is asked of a daemon: listings, ranges of files, and files that are put. Each request is a
-//! session of its own, on a thread of the store.
+//! What is asked of a daemon: listings and ranges of files, over one session, and files that are
+//! put, each by a transfer on a thread of the store.
 
 use std::ffi::OsStr;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use landro::{
     Direction, Engine, EntryError, EntryResult, Kind, ListedEntry, MetadataOptions, PeerTrust,
-    Transfer, TransferError, TransferEvent, TransferOptions,
+    RemoteFiles, RemoteRange, Transfer, TransferError, TransferEvent, TransferOptions,
 };
 use object_store::Error;
 use object_store::path::Path;
@@ -18,11 +18,10 @@ use object_store::path::Path;
 use crate::errors::{RequestError, StagingError, local};
 use crate::names::split;
 use crate::threads::{Caller, StoreThreads, ThreadError, block_on};
-use crate::version::FileVersion;
 
-/// Requests that are under way at once, of a store and its clones. Each is a session with a worker
-/// of its own, at both ends.
-pub(crate) const REQUESTS_MAX: usize = 8;
+/// Puts that are under way at once, of a store and its clones. Each is a session with workers of
+/// its own, at both ends.
+pub(crate) const PUTS_MAX: usize = 8;
 
 /// Why a request came to nothing.
 #[derive(Debug)]
@@ -63,18 +62,10 @@ impl Failure {
     }
 }
 
-/// What stands at a path.
-pub(crate) enum Looked {
-    /// A file, or a directory that has nothing but a file of its own name: a listing says the same
-    /// of both, and [`Daemon::is_directory`] tells them apart.
-    File(FileVersion),
-    /// In words.
-    Other(&'static str),
-}
-
-/// A daemon, and the threads that ask it.
+/// A daemon, what reads of it, and the threads that put.
 pub(crate) struct Daemon {
     engine: Engine,
+    files: RemoteFiles,
     address: String,
     trust: PeerTrust,
     threads: StoreThreads,
@@ -82,11 +73,14 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) fn new(engine: Engine, address: &str, trust: PeerTrust) -> Daemon {
+        let files = engine.remote_files(address, trust.clone());
         Daemon {
+            // A symlink is no object.
+            files: files.refuse_symlinks(true),
             engine,
             address: address.to_owned(),
             trust,
-            threads: StoreThreads::new("landro-requests", REQUESTS_MAX),
+            threads: StoreThreads::new("landro-puts", PUTS_MAX),
         }
     }
 
@@ -94,7 +88,7 @@ impl Daemon {
         &self.address
     }
 
-    /// Has it done on a thread of the requests.
+    /// Has it done on a thread of the puts.
     pub(crate) async fn run<T, W>(self: &Arc<Self>, work: W) -> Result<T, Failure>
     where
         T: Send + 'static,
@@ -112,74 +106,44 @@ impl Daemon {
     }
 
     /// The rows of a directory, or the one of what else is there.
-    async fn rows(self: &Arc<Self>, path: Vec<u8>) -> Result<Vec<ListedEntry>, Failure> {
-        self.run(move |daemon, _| {
-            let path = OsStr::from_bytes(&path);
-            let list = daemon
-                .engine
-                .list(&daemon.address, daemon.trust.clone(), path);
-            // To its end, though the caller may go: what is dropped ends behind its place, and
-            // callers that try again and again would have any number of them.
-            let rows = block_on(list);
-            Some(rows.map_err(|error| daemon.failed("listing", error)))
-        })
-        .await
+    async fn rows(&self, path: &[u8]) -> Result<Vec<ListedEntry>, Failure> {
+        let rows = self.files.list(OsStr::from_bytes(path)).await;
+        rows.map_err(|error| self.failed("listing", error))
     }
 
     /// What a directory has. `None`: there is none.
-    pub(crate) async fn directory(
-        self: &Arc<Self>,
-        path: Vec<u8>,
-    ) -> Result<Option<Vec<ListedEntry>>, Failure> {
-        let rows = match self.rows(path.clone()).await {
+    pub(crate) async fn directory(&self, path: &[u8]) -> Result<Option<Vec<ListedEntry>>, Failure> {
+        let rows = match self.rows(path).await {
             Err(error) if error.is_not_found() => return Ok(None),
             rows => rows?,
         };
-        let is_directory = match only_row(&rows, &path) {
-            Some(Kind::File) => self.is_directory(&path).await?,
+        let is_directory = match only_row(&rows, path) {
+            Some(Kind::File) => self.is_directory(path).await?,
             Some(Kind::Symlink | Kind::Special) => false,
             Some(Kind::Directory) | None => true,
         };
         Ok(is_directory.then_some(rows))
     }
 
-    /// What stands at a path.
-    pub(crate) async fn look(self: &Arc<Self>, path: Vec<u8>) -> Result<Looked, Failure> {
-        let rows = self.rows(path.clone()).await?;
-        Ok(match (only_row(&rows, &path), rows.first()) {
-            (Some(Kind::File), Some(row)) => Looked::File(FileVersion::of(row)),
-            (Some(Kind::Symlink), _) => Looked::Other("a symlink, or a directory"),
-            (Some(Kind::Special), _) => Looked::Other("a device, a FIFO or a socket"),
-            _ => Looked::Other("a directory"),
-        })
-    }
-
     /// Whether what looks like a file is a directory with a file of its own name.
-    pub(crate) async fn is_directory(self: &Arc<Self>, path: &[u8]) -> Result<bool, Failure> {
+    async fn is_directory(&self, path: &[u8]) -> Result<bool, Failure> {
         let (_, name) = split(path);
         let within = [path, b"/", name].concat();
-        match self.rows(within).await {
+        match self.rows(&within).await {
             Ok(_) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// A range of a file; less where the file ends before.
+    /// A range of a file, less where the file ends before, and which file that is.
     pub(crate) async fn read(
-        self: &Arc<Self>,
-        path: Vec<u8>,
+        &self,
+        path: &[u8],
         range: Range<u64>,
-    ) -> Result<Bytes, Failure> {
-        self.run(move |daemon, _| {
-            let (trust, path) = (daemon.trust.clone(), OsStr::from_bytes(&path));
-            let read = daemon
-                .engine
-                .read_range(&daemon.address, trust, path, range);
-            let bytes = block_on(read);
-            Some(bytes.map_err(|error| daemon.failed("reading", error)))
-        })
-        .await
+    ) -> Result<RemoteRange, Failure> {
+        let found = self.files.read_range(OsStr::from_bytes(path), range).await;
+        found.map_err(|error| self.failed("reading", error))
     }
 
     /// Sends what a path of this host is, on this thread, and keeps its thread until nothing of

@@ -158,11 +158,6 @@ pub(crate) struct ChangedError {
     pub(crate) now: FileVersion,
 }
 
-/// Something is there, and is no object.
-#[derive(Debug, thiserror::Error)]
-#[error("{0} is at that path, and no file")]
-pub(crate) struct NoFileError(pub(crate) &'static str);
-
 /// A tree of more names than are kept.
 #[derive(Debug, thiserror::Error)]
 #[error(

@@ -1,8 +1,7 @@
 //! Objects that are read: in pieces, each of which is of the version that was asked for.
 //!
-//! A daemon says of a piece that its file did not change while the piece was read, and not which
-//! file it was. So the file is looked at before the first piece and after each: where both times
-//! it is the same version, what was read between them is of that version.
+//! A daemon says with each piece which file that is of, by its size and time, and that the file did
+//! not change while the piece was read. So a get of an object of one piece is one question.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,18 +9,18 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::ready;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use landro::RemoteRange;
 use object_store::path::Path;
 use object_store::{
     Error, GetOptions, GetRange, GetResult, GetResultPayload, OBJECT_STORE_COALESCE_DEFAULT,
     ObjectMeta, Result as StoreResult, coalesce_ranges,
 };
 
-use crate::daemon::{Daemon, Failure, Looked};
-use crate::errors::{ChangedError, NoFileError, local};
+use crate::daemon::Daemon;
+use crate::errors::{ChangedError, local};
 use crate::version::FileVersion;
 
-/// What is read at a time. A session costs two round trips and a thread, and each piece a second
-/// session, which looks at the file: this is as much as 10 GbE carries meanwhile.
+/// What is read at a time. A piece costs a round trip: this is what 10 GbE carries in 3 ms.
 const PIECE_BYTES: u64 = 4 << 20;
 
 /// Pieces under way, or read and not taken. With what the reader has, a stream holds four.
@@ -51,15 +50,17 @@ impl Object {
         location: &Path,
         file: Vec<u8>,
     ) -> StoreResult<Object> {
-        let looked = daemon.look(file.clone()).await;
-        match looked.map_err(|failure| failure.about(location))? {
-            Looked::File(version) => Ok(Object {
-                daemon: daemon.clone(),
-                location: location.clone(),
-                file,
-                version,
-            }),
-            Looked::Other(what) => Err(no_file(location, what)),
+        let found = daemon.read(&file, 0..0).await;
+        let found = found.map_err(|failure| failure.about(location))?;
+        Ok(Object::of(daemon, location, file, &found))
+    }
+
+    fn of(daemon: &Arc<Daemon>, location: &Path, file: Vec<u8>, found: &RemoteRange) -> Object {
+        Object {
+            daemon: daemon.clone(),
+            location: location.clone(),
+            file,
+            version: FileVersion::of_read(found),
         }
     }
 
@@ -69,8 +70,23 @@ impl Object {
 
     /// What the options ask for, if their conditions hold. The first piece is read before it is
     /// answered: a get that succeeds has read something, or there is nothing to read.
-    pub(crate) async fn get(self, options: GetOptions) -> StoreResult<GetResult> {
-        let meta = self.meta();
+    pub(crate) async fn get(
+        daemon: &Arc<Daemon>,
+        location: &Path,
+        file: Vec<u8>,
+        options: GetOptions,
+    ) -> StoreResult<GetResult> {
+        let first = first_piece(&options);
+        let (object, read) = match daemon.read(&file, first.clone()).await {
+            Ok(found) => (Object::of(daemon, location, file, &found), found.bytes),
+            // It begins behind the object's end, or the object changes: its size and time say more.
+            Err(failure) if failure.may_be_of_change() && !first.is_empty() => {
+                let object = Object::find(daemon, location, file).await?;
+                (object, Bytes::new())
+            }
+            Err(failure) => return Err(failure.about(location)),
+        };
+        let meta = object.meta();
         options.check_preconditions(&meta)?;
         let range = match &options.range {
             Some(range) => range
@@ -79,11 +95,8 @@ impl Object {
             None => 0..meta.size,
         };
         let payload = match options.head || range.is_empty() {
-            true => {
-                self.demand_file().await?;
-                stream::empty().boxed()
-            }
-            false => self.stream(range.clone()).await?,
+            true => stream::empty().boxed(),
+            false => object.stream(range.clone(), read).await?,
         };
         Ok(GetResult {
             payload: GetResultPayload::Stream(payload),
@@ -101,49 +114,55 @@ impl Object {
         let ranges: Result<Vec<_>, _> = ranges.iter().map(within).collect();
         let ranges = ranges.map_err(|error| local(&self.location, error))?;
         let fetch = |range| self.read_whole(range);
-        let found = coalesce_ranges(&ranges, fetch, OBJECT_STORE_COALESCE_DEFAULT).await?;
-        self.demand_same().await?;
-        Ok(found)
+        coalesce_ranges(&ranges, fetch, OBJECT_STORE_COALESCE_DEFAULT).await
     }
 
     fn size(&self) -> u64 {
         self.version.bytes
     }
 
+    /// `read`: what the range begins with, if that is here.
     async fn stream(
         self,
         range: Range<u64>,
+        read: Bytes,
     ) -> StoreResult<BoxStream<'static, StoreResult<Bytes>>> {
-        let mut pieces = pieces(range, self.size());
-        let first = match pieces.next() {
-            Some(first) => self.piece(first).await?,
-            None => Bytes::new(),
+        let from = range.start + read.len() as u64;
+        let mut pieces = pieces(from..range.end, self.size());
+        let first = match (read.is_empty(), pieces.next()) {
+            (true, Some(first)) => self.piece(first).await?,
+            (false, Some(next)) => {
+                let rest = std::iter::once(next).chain(pieces);
+                return Ok(self.behind(read, rest));
+            }
+            (_, None) => read,
         };
+        Ok(self.behind(first, pieces))
+    }
+
+    /// Nothing comes behind a piece that is missing.
+    fn behind(
+        self,
+        first: Bytes,
+        pieces: impl Iterator<Item = Range<u64>> + Send + 'static,
+    ) -> BoxStream<'static, StoreResult<Bytes>> {
         let rest = stream::iter(pieces).map(move |piece| {
             let object = self.clone();
             async move { object.piece(piece).await }
         });
         let all = stream::once(ready(Ok(first))).chain(rest.buffered(PIECES_AHEAD));
-        // Nothing comes behind a piece that is missing.
         let until_failed = all.scan(false, |has_failed, piece: StoreResult<Bytes>| {
             let goes_on = !*has_failed;
             *has_failed |= piece.is_err();
             ready(goes_on.then_some(piece))
         });
-        Ok(until_failed.boxed())
+        until_failed.boxed()
     }
 
-    /// A piece of this version.
-    async fn piece(&self, range: Range<u64>) -> StoreResult<Bytes> {
-        let bytes = self.read(range).await?;
-        self.demand_same().await?;
-        Ok(bytes)
-    }
-
-    /// A range in one, of which nobody knows yet that it is of this version.
+    /// A range in one.
     async fn read_whole(&self, range: Range<u64>) -> StoreResult<Bytes> {
         let wanted_bytes = range.end - range.start;
-        let reads = stream::iter(pieces(range, self.size())).map(|piece| self.read(piece));
+        let reads = stream::iter(pieces(range, self.size())).map(|piece| self.piece(piece));
         let mut reads = reads.buffered(PIECES_AHEAD);
         let first = reads.try_next().await?.unwrap_or_default();
         if first.len() as u64 == wanted_bytes {
@@ -158,59 +177,61 @@ impl Object {
         Ok(whole.freeze())
     }
 
-    async fn read(&self, range: Range<u64>) -> StoreResult<Bytes> {
+    /// A piece of this version.
+    async fn piece(&self, range: Range<u64>) -> StoreResult<Bytes> {
         let wanted_bytes = range.end - range.start;
-        let failure = match self.daemon.read(self.file.clone(), range).await {
-            Ok(bytes) if bytes.len() as u64 == wanted_bytes => return Ok(bytes),
-            Ok(_) => None,
-            Err(failure) if failure.may_be_of_change() => Some(failure),
+        let found = match self.daemon.read(&self.file, range).await {
+            Ok(found) => found,
+            Err(failure) if failure.may_be_of_change() => {
+                // Less than there was: the file is another one now, or its file system lies.
+                let now = self.daemon.read(&self.file, 0..0).await;
+                let now = now.map_err(|failure| failure.about(&self.location))?;
+                self.demand_same(&now)?;
+                return Err(failure.about(&self.location));
+            }
             Err(failure) => return Err(failure.about(&self.location)),
         };
-        // Less than there was: the file is another one now, or its file system lies.
-        self.demand_same().await?;
-        Err(match failure {
-            Some(failure) => failure.about(&self.location),
-            None => local(
+        self.demand_same(&found)?;
+        match found.bytes.len() as u64 == wanted_bytes {
+            true => Ok(found.bytes),
+            false => Err(local(
                 &self.location,
                 "the file holds less than its size says; is it one of /proc or /sys?",
-            ),
-        })
+            )),
+        }
     }
 
     /// # Errors
     /// [`Error::Precondition`] where the file is another one than it was.
-    async fn demand_same(&self) -> StoreResult<()> {
-        let now = match self.daemon.look(self.file.clone()).await {
-            Ok(Looked::File(now)) => now,
-            Ok(Looked::Other(what)) => return Err(no_file(&self.location, what)),
-            Err(failure) => return Err(failure.about(&self.location)),
-        };
-        if now == self.version {
+    fn demand_same(&self, found: &RemoteRange) -> StoreResult<()> {
+        let (before, now) = (self.version, FileVersion::of_read(found));
+        if now == before {
             return Ok(());
         }
-        let before = self.version;
         Err(Error::Precondition {
             path: self.location.to_string(),
             source: ChangedError { before, now }.into(),
         })
     }
-
-    /// # Errors
-    /// [`Error::NotFound`] where it only looked like a file.
-    async fn demand_file(&self) -> StoreResult<()> {
-        let is_directory = self.daemon.is_directory(&self.file).await;
-        match is_directory.map_err(|failure: Failure| failure.about(&self.location))? {
-            true => Err(no_file(&self.location, "a directory")),
-            false => Ok(()),
-        }
-    }
 }
 
-fn no_file(location: &Path, what: &'static str) -> Error {
-    Error::NotFound {
-        path: location.to_string(),
-        source: NoFileError(what).into(),
-    }
+/// What is read before the object's size is known: the first piece of what is asked for. Nothing
+/// where the size decides what that is, or a condition whether it is wanted.
+fn first_piece(options: &GetOptions) -> Range<u64> {
+    let is_conditional = options.if_match.is_some()
+        || options.if_none_match.is_some()
+        || options.if_modified_since.is_some()
+        || options.if_unmodified_since.is_some();
+    let asked = match &options.range {
+        _ if options.head || is_conditional => 0..0,
+        None => 0..u64::MAX,
+        Some(GetRange::Bounded(range)) => range.clone(),
+        Some(GetRange::Offset(from)) => *from..u64::MAX,
+        Some(GetRange::Suffix(_)) => 0..0,
+    };
+    // Of a file without chunks larger than that; of another one, a chunk may travel again.
+    let piece = pieces(asked.clone(), PIECE_BYTES).next();
+    piece.unwrap_or(asked.start..asked.start)
 }
 
 /// The pieces of a range of a file of this size. They end where pieces of the whole file would, so

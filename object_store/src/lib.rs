@@ -45,8 +45,8 @@
 //!
 //! # Versions
 //! An `e_tag` is a file's size and time of modification, to the nanosecond. Whatever this process
-//! puts has a time of its own, which is this host's. A get looks at the file before the first piece
-//! that it reads and after each: where it is not the version that it was, the get ends with
+//! puts has a time of its own, which is this host's. The daemon says with each piece that a get
+//! reads which version that is of: where it is not the one that it was, the get ends with
 //! [`Error::Precondition`], and nothing of the other version was handed over. A program that writes
 //! into a served file in place, twice within a tick of the kernel's clock (4 ms at most), leaves no
 //! trace by which this could be noticed; nor does one whose file system keeps coarser times. On
@@ -55,17 +55,19 @@
 //!
 //! # Errors
 //! The source of an error that came of a request is a [`RequestError`], which knows whether the
-//! same request may succeed later. Requests that read are made once, and end a minute after the
-//! daemon's last sign of life at the latest.
+//! same request may succeed later. What is asked over a session that was lost is asked once more,
+//! and ends a minute after the daemon's last sign of life at the latest. A head asks as a get does:
+//! what the daemon may not read has none, and neither have files of /proc and /sys.
 //!
 //! # What it takes
-//! Any async runtime will do, or none. Eight requests of a store and its clones are under way at
-//! once; further ones wait their turn. Each is a session of its own, with its handshake. A get of a
-//! large object has four pieces of 4 MiB at most in memory (more only in files above 256 GiB),
-//! however large it is, and reads on only as far as it is polled. Requests are carried out by
-//! threads of the store, and so is what blocks: a put of up to 8 MiB is copied into a file in
-//! memory, what is larger or comes in parts is written into a file without a name in
-//! [`LandroStore::with_staging_directory`]. Whoever polls waits for no disk.
+//! Any async runtime will do, or none. What is read and listed is asked of the daemon over one
+//! session of a store and its clones ([`landro::RemoteFiles`]), eight questions at a time; a get of
+//! an object of up to 4 MiB is one. Eight puts are under way at once, each a session of its own.
+//! Further ones wait their turn. A get of a large object has four pieces of 4 MiB at most in memory
+//! (more only in files above 256 GiB), however large it is, and reads on only as far as it is
+//! polled. Puts are carried out by threads of the store, and so is what blocks: a put of up to
+//! 8 MiB is copied into a file in memory, what is larger or comes in parts is written into a file
+//! without a name in [`LandroStore::with_staging_directory`]. Whoever polls waits for no disk.
 //!
 //! [`Path`]: object_store::path::Path
 //! [`PutMode::Create`]: object_store::PutMode::Create

@@ -14,7 +14,7 @@ use crate::errors::{TooManyNames, generic, local};
 use crate::names::{StoreRoot, below};
 use crate::version::FileVersion;
 
-/// Directories that are listed at a time, each by a session of its own.
+/// Directories that are listed at a time: less than half of what a daemon is asked at once.
 const LISTINGS_AHEAD: usize = 3;
 
 /// Names of directories that wait to be listed, and of objects that wait to be taken: those of two
@@ -64,7 +64,7 @@ impl ObjectTree {
     async fn level(self, prefix: Path) -> StoreResult<Level> {
         let directory = self.root.directory(&prefix);
         let directory = directory.map_err(|error| local(&prefix, error))?;
-        let rows = self.daemon.directory(directory).await;
+        let rows = self.daemon.directory(&directory).await;
         let rows = rows.map_err(|failure| failure.about(&prefix))?;
         Ok(Level::of(&prefix, &rows.unwrap_or_default()))
     }

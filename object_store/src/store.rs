@@ -28,14 +28,13 @@ use crate::upload::{Upload, WRITERS_MAX};
 /// The files that a daemon serves, or a directory of it, as a store of objects. The crate's root
 /// says what is an object, and what is not offered.
 ///
-/// A clone shares the threads of the original, and with them the bound of eight requests at once,
-/// whatever root, staging directory and durability it is given. The threads end ten seconds after
-/// their last work, or with the last clone.
+/// A clone shares the session and the threads of the original, and with them the bounds of eight
+/// questions and eight puts at once, whatever root, staging directory and durability it is given.
+/// Session and threads end ten seconds after their last work, or with the last clone.
 ///
 /// # Cancel safety
-/// A future that is dropped before its turn has done nothing. Dropped later, a listing or a piece
-/// that is read goes on to its end, and is one of the eight until then; what is put is cancelled,
-/// and either there whole, or not at all.
+/// A future that is dropped before its turn has done nothing. Dropped later, a question is called
+/// off; what is put is cancelled, and either there whole, or not at all.
 #[derive(Clone)]
 pub struct LandroStore {
     daemon: Arc<Daemon>,
@@ -109,15 +108,15 @@ impl LandroStore {
         file.map_err(|error| local(location, error))
     }
 
-    async fn find(&self, location: &Path) -> Result<Object> {
-        let file = self.root.file(location).map_err(|error| match error {
+    /// The file of an object that is there, if it is.
+    fn object(&self, location: &Path) -> Result<Vec<u8>> {
+        self.root.file(location).map_err(|error| match error {
             ObjectNameError::Root => Error::NotFound {
                 path: location.to_string(),
                 source: error.into(),
             },
             error => local(location, error),
-        })?;
-        Object::find(&self.daemon, location, file).await
+        })
     }
 }
 
@@ -170,14 +169,17 @@ impl ObjectStore for LandroStore {
             let source = "landro keeps no versions: an object is as it is now".into();
             return Err(Error::NotSupported { source });
         }
-        self.find(location).await?.get(options).await
+        let file = self.object(location)?;
+        Object::get(&self.daemon, location, file, options).await
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         if ranges.is_empty() {
             return Ok(Vec::new());
         }
-        self.find(location).await?.ranges(ranges).await
+        let file = self.object(location)?;
+        let object = Object::find(&self.daemon, location, file).await?;
+        object.ranges(ranges).await
     }
 
     fn delete_stream(

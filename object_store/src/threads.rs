@@ -1,9 +1,9 @@
 //! Threads that carry out what would block, or must get on although nobody polls it.
 //!
-//! A store's requests are futures of landro, which need no thread. If whoever asked polled them,
-//! one that is asked for and then left alone (a stream of which a piece is under way) would keep
-//! its place among the few that run at once, and those that wait for a place might wait for ever.
-//! Here a request that was begun ends whatever its caller does, and gives its place back.
+//! A store's puts are futures of landro, which need no thread. If whoever asked polled them, one
+//! that is asked for and then left alone would keep its place among the few that run at once, and
+//! those that wait for a place might wait for ever. Here work that was begun ends whatever its
+//! caller does, and gives its place back.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, Utc};
-use landro::ListedEntry;
+use landro::{ListedEntry, RemoteRange};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
@@ -21,6 +21,14 @@ impl FileVersion {
         FileVersion {
             bytes: entry.bytes,
             modified: entry.modified,
+        }
+    }
+
+    /// Of the file that was read.
+    pub(crate) fn of_read(found: &RemoteRange) -> FileVersion {
+        FileVersion {
+            bytes: found.file_bytes,
+            modified: found.modified,
         }
     }
 

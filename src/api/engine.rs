@@ -3,7 +3,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +11,8 @@ use bytes::Bytes;
 use super::connection::Connection;
 use super::errors::{ConnectError, StartError};
 use super::lookup::Lookup;
-use super::transfer::{self, ListedEntry, RunningTransfer, TransferError};
+use super::remote_files::{ListedEntry, RemoteFiles};
+use super::transfer::{RunningTransfer, TransferError};
 use crate::budget::DEFAULT_MEMORY_BUDGET_BYTES;
 use crate::config::QuicConfig;
 use crate::engine::{BackendChoice, Embedded, EmbeddedConfig, ServedDirectory};
@@ -372,11 +372,18 @@ impl Engine {
         RunningTransfer::start(&self.0, to, trust.into_trust(), transfer)
     }
 
-    /// What a daemon has at a path: the entries of a directory, in no order, or the one thing that
-    /// it is. Names of up to 2^20 entries are kept.
+    /// The files of the daemon at `to`, a `HOST:PORT`, to be listed and read over one session;
+    /// `trust` says whose key is accepted there. Nothing is asked of it yet.
+    ///
+    /// A session has as much memory for its transport as [`EngineBuilder::memory_budget`] says.
+    pub fn remote_files(&self, to: &str, trust: PeerTrust) -> RemoteFiles {
+        RemoteFiles::new(&self.0, to, trust.into_trust())
+    }
+
+    /// [`RemoteFiles::list`], with a session of its own: a handshake for one question.
     ///
     /// # Errors
-    /// As of [`RunningTransfer::result`].
+    /// As of [`RemoteFiles::list`].
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing over there.
@@ -386,19 +393,14 @@ impl Engine {
         trust: PeerTrust,
         path: impl AsRef<Path>,
     ) -> Result<Vec<ListedEntry>, TransferError> {
-        let path = Bytes::copy_from_slice(path.as_ref().as_os_str().as_bytes());
-        transfer::list(&self.0, to, trust.into_trust(), path).await
+        self.remote_files(to, trust).list(path).await
     }
 
-    /// Reads a piece of a file that a daemon serves; shorter where the file ends before. Whole
-    /// chunks (1 MiB, more in a file above 64 GiB) travel, and each is held against its BLAKE3
-    /// value, as the daemon read it, before any of it is handed over.
-    ///
-    /// The memory for it is the caller's to judge: all of the range is held.
+    /// The bytes of [`RemoteFiles::read_range`], with a session of its own: a handshake for one
+    /// question.
     ///
     /// # Errors
-    /// [`TransferError::NotFound`] where the range begins behind the file's end; else as of
-    /// [`RunningTransfer::result`]. A file that changes while it is read is an error.
+    /// As of [`RemoteFiles::read_range`].
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing over there.
@@ -417,8 +419,8 @@ impl Engine {
         path: impl AsRef<Path>,
         range: Range<u64>,
     ) -> Result<Bytes, TransferError> {
-        let path = Bytes::copy_from_slice(path.as_ref().as_os_str().as_bytes());
-        transfer::read_range(&self.0, to, trust.into_trust(), (path, range)).await
+        let files = self.remote_files(to, trust);
+        files.read_range(path, range).await.map(|found| found.bytes)
     }
 
     /// Has what [`EngineBuilder::serve`] was given asked again about everybody who is in: who may

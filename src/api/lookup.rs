@@ -6,11 +6,12 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use event_listener::{Event, Listener};
 
 use super::errors::ConnectError;
+use crate::engine::now;
 
 /// Names that are looked up at a time, each by a thread of its own.
 const LOOKUPS_MAX: usize = 32;
@@ -89,8 +90,33 @@ impl Lookup {
         }
     }
 
+    /// Looks for a name on this thread, and asks each `look` whether that is to go on. None: it is
+    /// over.
+    pub(super) fn on_this_thread(
+        name: &str,
+        look: Duration,
+        is_over: impl Fn() -> bool,
+    ) -> Option<Result<Vec<SocketAddr>, ConnectError>> {
+        let lookup = loop {
+            match Lookup::begin(name) {
+                Ok(lookup) => break lookup,
+                // Others look names up, which comes to an end.
+                Err(ConnectError::Busy) if !is_over() => thread::sleep(look),
+                Err(error) => return Some(Err(error)),
+            }
+        };
+        loop {
+            if is_over() {
+                return None;
+            }
+            if let Some(found) = lookup.wait_until(now() + look) {
+                return Some(found);
+            }
+        }
+    }
+
     /// As [`Lookup::addresses`], on this thread, until then at most.
-    pub(super) fn wait_until(&self, at: Instant) -> Option<Result<Vec<SocketAddr>, ConnectError>> {
+    fn wait_until(&self, at: Instant) -> Option<Result<Vec<SocketAddr>, ConnectError>> {
         let changed = self.found.1.listen();
         self.take().or_else(|| {
             changed.wait_deadline(at);

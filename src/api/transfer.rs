@@ -2,12 +2,10 @@
 
 mod end;
 mod follow;
-mod gather;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::ops::Range;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,9 +18,8 @@ use crate::proto::{EntryPlace, EntryResult, Kind};
 use crate::quic::Trust;
 
 pub use end::{TransferError, TransferSummary};
+pub(super) use end::{judge, refused};
 use follow::Following;
-use gather::Gathered;
-pub use gather::ListedEntry;
 
 /// What happens in a transfer. Names are bytes, as the kernel has them.
 #[derive(Clone, Debug)]
@@ -111,28 +108,9 @@ impl RunningTransfer {
         mut transfer: Transfer,
     ) -> RunningTransfer {
         transfer.options.copy.get_or_insert(copy_of(to, &transfer));
-        RunningTransfer::ask(engine, to, trust, Request::Transfer(transfer))
-    }
-
-    fn ask(engine: &Arc<Embedded>, to: &str, trust: Trust, request: Request) -> RunningTransfer {
+        let request = Request::Transfer(transfer);
         RunningTransfer {
             following: Following::start(engine.clone(), to.to_owned(), trust, request),
-        }
-    }
-
-    fn gathered(&self) -> MutexGuard<'_, Gathered> {
-        let gathered = self.following.gathered.lock();
-        gathered.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn end(&self) -> Result<TransferSummary, TransferError> {
-        self.following.drop_events();
-        loop {
-            let changed = self.following.listen();
-            if let Some(result) = self.following.take_result() {
-                return result;
-            }
-            changed.await;
         }
     }
 
@@ -170,7 +148,14 @@ impl RunningTransfer {
     /// # Cancel safety
     /// The transfer is cancelled with the future, as when it is dropped.
     pub async fn result(self) -> Result<TransferSummary, TransferError> {
-        self.end().await
+        self.following.drop_events();
+        loop {
+            let changed = self.following.listen();
+            if let Some(result) = self.following.take_result() {
+                return result;
+            }
+            changed.await;
+        }
     }
 }
 
@@ -187,36 +172,6 @@ fn copy_of(to: &str, transfer: &Transfer) -> CopyId {
     parts.extend(sources.map(|source| part(is_push, source)));
     parts.push(part(!is_push, &transfer.target));
     copy_id(parts.iter().map(Vec::as_slice))
-}
-
-/// What a daemon has at a path, by [`Engine::list`](super::Engine::list).
-pub(super) async fn list(
-    engine: &Arc<Embedded>,
-    to: &str,
-    trust: Trust,
-    path: Bytes,
-) -> Result<Vec<ListedEntry>, TransferError> {
-    let partial = false;
-    let asked = RunningTransfer::ask(engine, to, trust, Request::List { path, partial });
-    let ended = asked.end().await;
-    let rows = asked.gathered().rows()?;
-    ended.map(|_| rows)
-}
-
-/// Bytes of a file, by [`Engine::read_range`](super::Engine::read_range).
-pub(super) async fn read_range(
-    engine: &Arc<Embedded>,
-    to: &str,
-    trust: Trust,
-    (path, range): (Bytes, Range<u64>),
-) -> Result<Bytes, TransferError> {
-    let request = Request::Read {
-        path,
-        range: range.clone(),
-    };
-    let asked = RunningTransfer::ask(engine, to, trust, request);
-    asked.end().await?;
-    asked.gathered().bytes(&range)
 }
 
 impl Drop for RunningTransfer {

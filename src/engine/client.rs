@@ -18,6 +18,7 @@ use crate::budget::Budget;
 use crate::config::{LaneCount, LaneKinds, QuicConfig};
 use crate::ids::{Fingerprint, WorkerId};
 use crate::metrics::Metrics;
+use crate::proto::query::QueryRequest;
 use crate::proto::session::Request;
 use crate::proto::{CancelReason, Event, Outcome, Totals};
 use crate::quic::{Identity, Secrets, Setup, Trust};
@@ -74,6 +75,17 @@ pub struct Client {
     failed: Option<io::Error>,
 }
 
+/// Asks in one session, from any thread.
+pub(crate) struct Asker(Arc<Shared>);
+
+impl Asker {
+    /// False: it has no room now. What is asked of a session that has not begun, or is over, is
+    /// heard by nobody.
+    pub(crate) fn ask(&self, ask: QueryRequest) -> bool {
+        self.0.post(WorkerId(0), Mail::Ask(ask))
+    }
+}
+
 /// How far a request is.
 enum Phase {
     /// Workers dial, or have a session. Next: Pausing, Over.
@@ -109,9 +121,7 @@ impl Client {
                 demand_calls()?;
                 config.persistence
             }
-            Request::List { .. } | Request::Read { .. } | Request::Bench { .. } => {
-                Persistence::NONE
-            }
+            Request::List { .. } | Request::Queries | Request::Bench { .. } => Persistence::NONE,
         };
         let metrics = Arc::new(Metrics::new(workers(&config)));
         let trying = Trying::start(&config, &request, metrics.clone())?;
@@ -179,6 +189,14 @@ impl Client {
         self.is_cancelled = true;
         if let Phase::Trying(trying) = &self.phase {
             trying.workers.shared.insist(WorkerId(0), Mail::Cancel);
+        }
+    }
+
+    /// What asks in a session of queries, from [`ClientEvent::Connected`] to its end.
+    pub(crate) fn asker(&self) -> Option<Asker> {
+        match &self.phase {
+            Phase::Trying(trying) => Some(Asker(trying.workers.shared.clone())),
+            Phase::Pausing(_) | Phase::Over => None,
         }
     }
 

@@ -179,6 +179,11 @@ impl Embedded {
         request: Request,
     ) -> Result<Client, EngineError> {
         let lanes = LaneCount::Auto;
+        let workers = match &request {
+            Request::Transfer(_) | Request::Bench { .. } => lanes.lanes().min(one_per_core()),
+            // One lane is all that these have.
+            Request::List { .. } | Request::Queries => 1,
+        };
         let config = ClientConfig {
             peer,
             binds: Vec::new(),
@@ -192,7 +197,7 @@ impl Embedded {
             streams: usize::from(DEFAULT_STREAMS),
             lane_kinds: LaneKinds::Both,
             lanes,
-            workers: lanes.lanes().min(one_per_core()),
+            workers,
             clear: false,
             tcp_congestion: None,
             ktls: true,

@@ -149,8 +149,7 @@ impl Pursuit {
             | Event::Warning { .. }
             | Event::ClearOff(_)
             | Event::Listing { .. }
-            | Event::FileSize { .. }
-            | Event::FileBytes { .. }
+            | Event::Answer { .. }
             | Event::RoundTrips(_)
             | Event::Benched { .. } => return,
         }

@@ -124,7 +124,7 @@ label! {
 label! {
     /// What a session does, as its client sees it.
     SessionVerb ERRANDS "verb" {
-        Push "push", Pull "pull", List "list", Read "read", Bench "bench",
+        Push "push", Pull "pull", List "list", Queries "queries", Bench "bench",
     }
 }
 label! {

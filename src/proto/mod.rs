@@ -44,6 +44,7 @@ pub mod parallel;
 pub mod path;
 pub mod place;
 pub mod ports;
+pub mod query;
 pub mod receive;
 pub mod send;
 pub mod session;
@@ -67,6 +68,7 @@ pub use fs::{
     Attributes, DirFound, DirMode, DiskDone, DiskError, DiskOp, Existing, FileStamp, Kind, Lapses,
     Lasting, Listed, Meta, Mtime, ObjectId, Recalled, TimeLapse,
 };
+use query::{QueryAnswer, QueryRequest};
 use receive::{AwayOrder, AwayReport, ReceiveReport};
 use send::{AwaySendOrder, AwaySendReport};
 use wire::LaneAccount;
@@ -131,6 +133,8 @@ pub enum Input {
     FromHome(Box<MoverOrder>),
     /// To such a part: the session is over, or goes on without it.
     Over,
+    /// Client, in a session of queries: what is asked of it.
+    Ask(QueryRequest),
     /// Nothing but time passed (`deadline()` was due).
     Tick,
 }
@@ -444,10 +448,8 @@ pub enum Event {
         meta: Box<Meta>,
         link: Option<Bytes>,
     },
-    /// How much the file has of which bytes were asked for.
-    FileSize { bytes: u64 },
-    /// The next of these bytes, which are what the server's chunk was.
-    FileBytes { bytes: Bytes },
+    /// Client: what came of a query.
+    Answer { slot: u8, answer: QueryAnswer },
     /// Nothing goes in the clear, or nothing more.
     ClearOff(ClearOff),
     /// Benchmark: how long these echoes took, in order.
@@ -462,7 +464,7 @@ pub enum Verb {
     Push,
     Pull,
     List,
-    Read,
+    Queries,
     Bench,
 }
 

@@ -9,6 +9,7 @@ use slab::Slab;
 
 use crate::ids::{MoverId, OpId, StreamKey, WorkerId};
 use crate::proto::clear::ClearSecret;
+use crate::proto::query::QueryAnswer;
 use crate::proto::wire::{self, LaneAccount, Message};
 use crate::proto::{CopyStep, DiskOp, EntryPlace, Event, Outcome, Output, PIECE_BYTES, Payload};
 use crate::proto::{MoverOrder, MoverReport};
@@ -32,6 +33,9 @@ pub struct Ports {
     /// Something for the peer was put into the queue.
     has_spoken: bool,
     moved: RecordsMoved,
+    /// The slot that messages are about, and the one that the peer takes them for.
+    about: Option<u8>,
+    told_about: u8,
 }
 
 /// Records of data streams (small files, and chunks of large ones) that were moved whole.
@@ -49,10 +53,21 @@ impl Ports {
     /// Appends a control message. It leaves with others, when the queue is next empty or enough
     /// came together.
     pub fn message(&mut self, message: &Message) {
+        if let Some(slot) = self.about
+            && slot != self.told_about
+        {
+            self.told_about = slot;
+            wire::encode(&Message::About { slot }, &mut self.control);
+        }
         wire::encode(message, &mut self.control);
         if self.control.len() >= CONTROL_PIECE_BYTES {
             self.flush();
         }
+    }
+
+    /// Messages from now on are about this slot of a session of queries; None: about none.
+    pub fn about(&mut self, slot: Option<u8>) {
+        self.about = slot;
     }
 
     /// Hands over the control bytes held back.
@@ -157,6 +172,11 @@ impl Ports {
         self.queue.push_back(Output::Event(event));
     }
 
+    /// Something came of the query in this slot.
+    pub fn answer(&mut self, slot: u8, answer: QueryAnswer) {
+        self.event(Event::Answer { slot, answer });
+    }
+
     pub fn finished(&mut self, outcome: Outcome) {
         self.flush();
         self.queue.push_back(Output::Finished(outcome));
@@ -177,7 +197,18 @@ pub enum Stopping {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpOwner {
     Plan,
+    /// Or an answer to a query.
     Mover(MoverId),
+}
+
+impl OpOwner {
+    /// Whose operation this is.
+    pub fn of(op: OpId) -> OpOwner {
+        match (op.0 >> 32) as u32 & MOVER_BIT {
+            0 => OpOwner::Plan,
+            _ => OpOwner::Mover(MoverId((op.0 >> 16 & MOVER_KEY_BITS) as u32)),
+        }
+    }
 }
 
 /// The disk operations in flight and what each was for.

@@ -5,9 +5,12 @@
 //! control messages to its role, and turns every way a session can end into exactly one
 //! [`Outcome`], after the role has closed what it held.
 
+mod asking;
 mod clock;
 mod greeting;
+mod handles;
 mod listing;
+mod queries;
 mod range;
 mod role;
 #[cfg(test)]
@@ -15,7 +18,6 @@ mod tests;
 mod watch;
 
 use std::net::IpAddr;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -161,11 +163,8 @@ pub enum Request {
         /// The unfinished files there and below, instead.
         partial: bool,
     },
-    /// The server reads these bytes of a file, as far as it has them.
-    Read {
-        path: Bytes,
-        range: Range<u64>,
-    },
+    /// The server answers what is asked by [`Input::Ask`], until nothing is any more.
+    Queries,
     /// Filler or echoes for so long; no file is touched.
     Bench {
         work: BenchWork,
@@ -435,6 +434,12 @@ impl Session {
             }
             Input::Broken(text) => violation(text),
             Input::FromOutpost(..) | Input::FromHome(_) | Input::Over => self.on_mail(now, input),
+            Input::Ask(ask) => {
+                if matches!(self.end, End::No) {
+                    self.on_ask(now, ask);
+                }
+                Ok(())
+            }
             Input::Tick => self.on_tick(now),
         }
     }
@@ -541,6 +546,7 @@ impl Session {
                 return Ok(());
             }
             Message::Working { .. } if !matches!(self.stage, Stage::AwaitHello { .. }) => {
+                self.role.on_sign(now, &message);
                 return Ok(());
             }
             _ => {}

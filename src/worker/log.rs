@@ -224,7 +224,7 @@ impl SessionLog {
             Some(Verb::Push) => "push",
             Some(Verb::Pull) => "pull",
             Some(Verb::List) => "list",
-            Some(Verb::Read) => "read",
+            Some(Verb::Queries) => "queries",
             Some(Verb::Bench) => "bench",
             None => "nothing",
         }
@@ -382,8 +382,7 @@ impl Log {
             | Event::Announced { .. }
             | Event::Progress { .. }
             | Event::Listing { .. }
-            | Event::FileSize { .. }
-            | Event::FileBytes { .. }
+            | Event::Answer { .. }
             | Event::RoundTrips(_)
             | Event::Benched { .. } => {}
         }

@@ -14,6 +14,7 @@ use super::outpost_mail::OutpostMail;
 use super::pulse::Pulse;
 use super::wanted::WantedTurns;
 use crate::ids::{Fingerprint, WorkerId};
+use crate::proto::query::QueryRequest;
 
 /// How one worker is reached by others.
 pub struct Mailbox {
@@ -85,6 +86,8 @@ pub enum Mail {
     Outpost(Box<OutpostMail>),
     /// Start the one transfer of a command.
     Start(Box<ClientStart>),
+    /// What is asked in a command's session of queries.
+    Ask(QueryRequest),
     /// The user asked to stop.
     Cancel,
     /// The list of peers was read again.

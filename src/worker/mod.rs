@@ -375,6 +375,7 @@ impl Worker {
                 Mail::HandedOver(handed) => self.take_over(*handed),
                 Mail::Outpost(mail) => self.take_outpost_mail(*mail),
                 Mail::Start(start) => self.start_client(*start),
+                Mail::Ask(ask) => self.ask(ask),
                 Mail::Cancel => self.cancel_client(),
                 Mail::Reauthorise => self.reauthorise(),
                 Mail::Shutdown(grace) => self.shut_down(grace),

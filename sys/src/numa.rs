@@ -161,6 +161,23 @@ pub enum MemoryFrom {
     PolicyOfBefore,
 }
 
+/// The node whose core the calling thread is on at this moment; one that is not pinned may be on
+/// another soon. `None`: the kernel does not say (a sandbox that forbids `getcpu`).
+pub fn current_node() -> Option<u32> {
+    let (mut core, mut node) = (0 as libc::c_uint, 0 as libc::c_uint);
+    // SAFETY: getcpu(2) writes one number to each of both addresses, and keeps neither; the third
+    // argument is unused since Linux 2.6.24.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_getcpu,
+            &raw mut core,
+            &raw mut node,
+            std::ptr::null_mut::<libc::c_void>(),
+        )
+    };
+    (result == 0).then_some(node)
+}
+
 /// Has the calling thread, and the threads that it starts from now on, take memory from this node
 /// as long as that has some, unless it has a policy already. Pages that are there stay where they
 /// are.

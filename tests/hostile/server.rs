@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use landro::ids::{ChunkIndex, EntryId};
 use landro::proto::integrity::digest_of;
-use landro::proto::wire::{Message, RecordHead, VerdictKind, Welcome};
+use landro::proto::wire::{Message, RecordHead, VerdictKind};
 use landro::proto::{EntryError, EntryErrorCode, EntryPlace, Kind};
 use landro::quic::Identity;
 use tempfile::TempDir;
@@ -19,7 +19,7 @@ use super::common::tree::leftovers;
 use super::common::{self, Output, Running, Side};
 use super::craft::Forge;
 use super::frames::bytes_with_holes;
-use super::peer::{Peer, directory, end, entry, file, link};
+use super::peer::{Peer, directory, end, entry, file, link, welcome};
 
 /// Lets the real client pull everything from a server that does what `script` says once it has read
 /// the request.
@@ -57,15 +57,7 @@ pub fn pull_sources(
             let mut peer = Peer::accept(socket, &identity);
             match peer.next_message() {
                 Some(Message::Hello(_)) => {
-                    peer.message(&Message::Welcome(Welcome {
-                        version: 1,
-                        entry_window: 1024,
-                        inside: false,
-                        place: None,
-                        adds_lanes: false,
-                        addresses: Vec::new(),
-                        clear: None,
-                    }));
+                    peer.message(&welcome());
                     script(&mut peer);
                 }
                 // It does not even ask: its destination will not do.

@@ -7,7 +7,7 @@ use landro::ids::{EntryId, SessionId};
 use landro::proto::integrity::Digest;
 use landro::proto::wire::{
     self, Entry, Hello, Item, Message, Preface, PrefaceKind, RecordHead, RecordStatus, VerdictKind,
-    WireRequest, streams,
+    Welcome, WireRequest, streams,
 };
 use landro::proto::{Kind, Mtime};
 
@@ -138,6 +138,18 @@ pub fn hello(request: WireRequest) -> Message {
         asks_addresses: false,
         takes_kept: false,
         clear: false,
+    })
+}
+
+pub fn welcome() -> Message {
+    Message::Welcome(Welcome {
+        version: 1,
+        entry_window: 1024,
+        inside: false,
+        place: None,
+        adds_lanes: false,
+        addresses: Vec::new(),
+        clear: None,
     })
 }
 

@@ -197,7 +197,7 @@ impl TransferError {
 }
 
 /// What the end of the last session means; `done`: what became of all of them.
-pub(super) fn judge(
+pub(in crate::api) fn judge(
     ended: Ended,
     done: TransferSummary,
     ours: Fingerprint,
@@ -259,7 +259,8 @@ fn complete(totals: &Totals, done: TransferSummary) -> Result<TransferSummary, T
     })
 }
 
-fn refused(error: &SessionError, done: TransferSummary) -> TransferError {
+/// What a daemon's refusal means.
+pub(in crate::api) fn refused(error: &SessionError, done: TransferSummary) -> TransferError {
     let text = error.sentence("");
     match error.code {
         SessionErrorCode::Permission => TransferError::Forbidden(text),

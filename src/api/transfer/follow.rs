@@ -10,10 +10,9 @@ use event_listener::{Event as Changed, EventListener};
 
 use super::TransferEvent;
 use super::end::{TransferError, TransferSummary, judge};
-use super::gather::Gathered;
 use crate::api::errors::ConnectError;
 use crate::api::lookup::Lookup;
-use crate::engine::{Client, Embedded, RunningCount, now};
+use crate::engine::{Client, Embedded, RunningCount};
 use crate::proto::session::Request;
 use crate::proto::{CancelReason, Event, Outcome};
 use crate::quic::Trust;
@@ -32,7 +31,6 @@ pub(super) struct Following {
     state: Mutex<FollowState>,
     /// For the handle: there is an event, or the end.
     changed: Changed,
-    pub(super) gathered: Mutex<Gathered>,
     /// For the thread: there is room for events, or it is to cancel.
     room: Condvar,
 }
@@ -57,7 +55,6 @@ impl Following {
         let following = Arc::new(Following {
             state: Mutex::default(),
             changed: Changed::new(),
-            gathered: Mutex::default(),
             room: Condvar::new(),
         });
         let follower = Follower {
@@ -221,12 +218,6 @@ impl Follower {
             }),
             ClientEvent::Session(event) => {
                 self.summary.note(&event);
-                let gathered = self.following.gathered.lock();
-                let mut gathered = gathered.unwrap_or_else(PoisonError::into_inner);
-                if !gathered.take(&event) {
-                    self.following.cancel();
-                }
-                drop(gathered);
                 if let Some(event) = told(event) {
                     self.tell(event);
                 }
@@ -254,22 +245,7 @@ impl Follower {
 
     /// None: it is cancelled.
     fn look_up(&self) -> Option<Result<Vec<SocketAddr>, ConnectError>> {
-        let lookup = loop {
-            match Lookup::begin(&self.to) {
-                Ok(lookup) => break lookup,
-                // Others look names up, which comes to an end.
-                Err(ConnectError::Busy) if !self.is_cancelled() => thread::sleep(LOOK),
-                Err(error) => return Some(Err(error)),
-            }
-        };
-        loop {
-            if self.is_cancelled() {
-                return None;
-            }
-            if let Some(found) = lookup.wait_until(now() + LOOK) {
-                return Some(found);
-            }
-        }
+        Lookup::on_this_thread(&self.to, LOOK, || self.is_cancelled())
     }
 
     fn is_cancelled(&self) -> bool {
@@ -320,8 +296,7 @@ fn told(event: Event) -> Option<TransferEvent> {
         | Event::Asked { .. }
         | Event::Counted { .. }
         | Event::Listing { .. }
-        | Event::FileSize { .. }
-        | Event::FileBytes { .. }
+        | Event::Answer { .. }
         | Event::ClearOff(_)
         | Event::RoundTrips(_)
         | Event::Benched { .. } => return None,

@@ -227,8 +227,7 @@ impl CopyReporter {
             | Event::Counted { .. }
             | Event::Progress { .. }
             | Event::Listing { .. }
-            | Event::FileSize { .. }
-            | Event::FileBytes { .. }
+            | Event::Answer { .. }
             | Event::RoundTrips(_)
             | Event::Benched { .. } => {}
         }
@@ -526,8 +525,7 @@ fn count(totals: &mut Totals, event: &Event) {
         | Event::Warning { .. }
         | Event::ClearOff(_)
         | Event::Listing { .. }
-        | Event::FileSize { .. }
-        | Event::FileBytes { .. }
+        | Event::Answer { .. }
         | Event::RoundTrips(_)
         | Event::Benched { .. } => {}
     }

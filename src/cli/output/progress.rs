@@ -97,8 +97,7 @@ impl Progress {
             | Event::Warning { .. }
             | Event::ClearOff(_)
             | Event::Listing { .. }
-            | Event::FileSize { .. }
-            | Event::FileBytes { .. }
+            | Event::Answer { .. }
             | Event::RoundTrips(_)
             | Event::Benched { .. } => {}
         }

@@ -362,6 +362,7 @@ impl Lanes {
                 self.session.handle(now, Input::Disk { op, result });
             }
             LanesInput::DiskWorks => self.session.handle(now, Input::DiskWorks),
+            LanesInput::Ask(ask) => self.session.handle(now, Input::Ask(ask)),
             // Home hears that, too, and says what follows.
             LanesInput::Cancel(_)
             | LanesInput::Shutdown

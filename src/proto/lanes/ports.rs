@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::mail::{ToHome, ToOutpost};
 use crate::ids::{Fingerprint, OpId, SessionId, WorkerId};
 use crate::proto::clear::ClearSecret;
+use crate::proto::query::QueryRequest;
 use crate::proto::{
     CancelReason, DiskDone, DiskError, DiskOp, Event, Outcome, Payload, SessionError,
 };
@@ -127,6 +128,8 @@ pub enum LanesInput {
     },
     /// As [`crate::proto::Input::DiskWorks`].
     DiskWorks,
+    /// Client: what is asked of a session of queries.
+    Ask(QueryRequest),
     /// The user asks to stop.
     Cancel(CancelReason),
     /// The daemon is ending: as `Cancel`, and nobody is waited for long.

@@ -1,9 +1,10 @@
-//! What time alone changes in a session: it gives up, is given up, or says that it works.
+//! What time changes in a session: it gives up, is given up, says that it works, or rests.
 
 use std::time::{Duration, Instant};
 
 use super::{End, Outcome, Session, Stage};
 use crate::proto::errors::{HostSide, Violation, stalled, violation};
+use crate::proto::query::QueryRequest;
 use crate::proto::wire::Message;
 use crate::proto::{SessionError, SessionErrorCode};
 
@@ -20,14 +21,41 @@ impl Session {
             return Ok(());
         }
         self.watch.looked(now);
+        let is_running = matches!(self.stage, Stage::Running);
+        if is_running {
+            self.role.on_tick(now, &mut self.ports);
+        }
         if self.role.gives_up_at().is_some_and(|at| now >= at) {
             self.finish(Outcome::Lost(self.totals()));
         } else if let Some(since) = self.watch.stalled_since(now, self.disk_under_way()) {
-            self.stall(now - since);
+            match is_running && self.role.rests() {
+                true => self.rest(now),
+                false => self.stall(now - since),
+            }
         } else {
             self.sign_work(now);
         }
         Ok(())
+    }
+
+    /// Client: another query, or none any more.
+    pub(super) fn on_ask(&mut self, now: Instant, ask: QueryRequest) {
+        if self.role.rests() {
+            // What is asked now has had no time to be answered.
+            self.watch.rest(now);
+        }
+        self.role.ask(now, &mut self.ports, ask);
+    }
+
+    /// Nothing was asked for long: a client may ask yet, a server waits no longer.
+    fn rest(&mut self, now: Instant) {
+        match self.client {
+            true => self.watch.rest(now),
+            false => {
+                self.ports.message(&Message::Finished {});
+                self.finish(Outcome::Complete(self.totals()));
+            }
+        }
     }
 
     /// Says that there is work of which nothing travels, if that is due.

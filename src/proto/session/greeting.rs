@@ -1,12 +1,12 @@
 //! Hello and welcome: versions are compared, rights checked, roles taken.
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::asking::QueryClient;
+use super::handles::AnswerHandles;
 use super::listing::Lister;
-use super::range::{RangeServer, RangeTaker};
 use super::role::Role;
 use super::watch::ProgressWatch;
 use super::{
@@ -48,13 +48,9 @@ impl Session {
                 let asked = WireRequest::List { path, partial };
                 await_welcome(Role::Read, asked, None)
             }
-            Request::Read { path, range } => {
-                let asked = WireRequest::Read {
-                    path,
-                    from: range.start,
-                    to: range.end,
-                };
-                await_welcome(Role::TakeRange(RangeTaker::new(range).into()), asked, None)
+            Request::Queries => {
+                let client = QueryClient::new(limits.patience, limits.carriage);
+                await_welcome(Role::Asks(Box::new(client)), WireRequest::Queries {}, None)
             }
             Request::Bench { work, duration } => begin_bench(now, work, duration, &limits),
         };
@@ -149,14 +145,14 @@ impl Session {
     /// Says `Hello`, if what is asked can be said at all.
     fn greet(&mut self, request: WireRequest, bwlimit_bps: Option<u64>, counts: bool) {
         let (paths_fit, few) = match &request {
-            WireRequest::Push { target: path, .. }
-            | WireRequest::List { path, .. }
-            | WireRequest::Read { path, .. } => (path.len() <= PATH_MAX_BYTES, true),
+            WireRequest::Push { target: path, .. } | WireRequest::List { path, .. } => {
+                (path.len() <= PATH_MAX_BYTES, true)
+            }
             WireRequest::Pull { sources, .. } => (
                 sources.iter().all(|path| path.len() <= PATH_MAX_BYTES),
                 sources.len() <= MAX_SOURCES,
             ),
-            WireRequest::Bench { .. } => (true, true),
+            WireRequest::Bench { .. } | WireRequest::Queries {} => (true, true),
         };
         let is_pull = matches!(request, WireRequest::Pull { .. });
         let is_transfer = is_pull || matches!(request, WireRequest::Push { .. });
@@ -305,7 +301,10 @@ impl Session {
             }
             WireRequest::Pull { .. } => self.serve_files(now, &hello)?,
             WireRequest::List { path, partial } => self.serve_rows(path, partial),
-            WireRequest::Read { path, from, to } => self.serve_range(path, from..to),
+            WireRequest::Queries {} => {
+                self.welcome();
+                self.run(Role::Answers(Box::default()));
+            }
             WireRequest::Bench { mode, milliseconds } => {
                 self.serve_bench(now, mode, milliseconds, hello.streams);
             }
@@ -315,14 +314,8 @@ impl Session {
 
     fn serve_rows(&mut self, path: Bytes, partial: bool) {
         self.welcome();
-        let lister = Lister::new(&mut self.ports, path, partial);
+        let lister = Lister::new(&mut self.ports, AnswerHandles::ALONE, path, partial);
         self.run(Role::List(Box::new(lister)));
-    }
-
-    fn serve_range(&mut self, path: Bytes, range: Range<u64>) {
-        self.welcome();
-        let server = RangeServer::new(&mut self.ports, path, range);
-        self.run(Role::ServeRange(Box::new(server)));
     }
 
     /// Looks the target of a push up.
@@ -496,7 +489,7 @@ fn refusal(request: &WireRequest, grant: Grant) -> Option<SessionError> {
         WireRequest::Push { .. } => {
             (!grant.write).then(|| not_allowed("write to", "--read-only", "ro"))
         }
-        WireRequest::Pull { .. } | WireRequest::List { .. } | WireRequest::Read { .. } => {
+        WireRequest::Pull { .. } | WireRequest::List { .. } | WireRequest::Queries {} => {
             (!grant.read).then(|| not_allowed("read from", "--write-only", "wo"))
         }
         // Whoever may come in may use the network.
@@ -513,7 +506,7 @@ fn asked(request: &WireRequest) -> Event {
             (Verb::Pull, first, sources.len().saturating_sub(1))
         }
         WireRequest::List { path, .. } => (Verb::List, path.clone(), 0),
-        WireRequest::Read { path, .. } => (Verb::Read, path.clone(), 0),
+        WireRequest::Queries {} => (Verb::Queries, Bytes::new(), 0),
         WireRequest::Bench { .. } => (Verb::Bench, Bytes::new(), 0),
     };
     Event::Asked { verb, path, more }

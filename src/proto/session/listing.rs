@@ -8,12 +8,13 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::handles::AnswerHandles;
 use crate::ids::{DirId, Name, OpId};
 use crate::proto::chunk::MAX_DEPTH;
 use crate::proto::errno::ENOENT;
 use crate::proto::errors::{Access, Violation, not_all_listed, session_error, violation};
 use crate::proto::path::join;
-use crate::proto::ports::{OpOwner, Ops, Ports};
+use crate::proto::ports::{Ops, Ports};
 use crate::proto::wire::{ListItem, Message, MessageBatch};
 use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, SessionError};
 
@@ -22,11 +23,6 @@ const BATCHES_AHEAD: u32 = 8;
 
 /// Names asked of the disk at a time.
 const LIST_ENTRIES: usize = 256;
-
-const PARENT: DirId = DirId(0);
-
-/// Directories below are numbered on from here.
-const LISTED: u32 = 1;
 
 /// What a disk operation was for.
 #[derive(Debug)]
@@ -49,6 +45,8 @@ pub struct Lister {
     state: ListState,
     rows: MessageBatch<ListItem>,
     ahead: u32,
+    ahead_max: u32,
+    handles: AnswerHandles,
     /// Unfinished files are listed, and looked for below.
     partial: bool,
     parent_open: bool,
@@ -84,16 +82,23 @@ enum ListState {
 }
 
 impl Lister {
-    pub fn new(ports: &mut Ports, path: Bytes, partial: bool) -> Lister {
+    pub(super) fn new(
+        ports: &mut Ports,
+        handles: AnswerHandles,
+        path: Bytes,
+        partial: bool,
+    ) -> Lister {
         let mut lister = Lister {
-            ops: Ops::of(OpOwner::Plan),
+            ops: Ops::of(handles.owner),
             state: ListState::Opening,
             rows: MessageBatch::default(),
             ahead: 0,
+            ahead_max: BATCHES_AHEAD,
+            handles,
             partial,
             parent_open: false,
             dirs: Vec::new(),
-            last_dir: LISTED,
+            last_dir: handles.listed.0,
             unseen: None,
             unseen_names: 0,
             stopping: false,
@@ -102,7 +107,7 @@ impl Lister {
         let cmd = DiskOp::ResolveSource {
             path,
             follow: false,
-            dir: PARENT,
+            dir: handles.parent,
         };
         lister.ops.start(ports, ListOp::Source, cmd);
         lister
@@ -119,6 +124,21 @@ impl Lister {
         self.ahead -= 1;
         self.read_on(ports);
         Ok(())
+    }
+
+    /// So many answers of the session share what may be under way, and so much of this one's share
+    /// is used up.
+    pub(super) fn share(&mut self, ports: &mut Ports, answers: u32, used_up: u32) {
+        let share = BATCHES_AHEAD.div_ceil(answers.max(1));
+        self.ahead_max = share.saturating_sub(used_up);
+        if !self.stopping {
+            self.read_on(ports);
+        }
+    }
+
+    /// Batches that were not acknowledged.
+    pub(super) fn ahead(&self) -> u32 {
+        self.ahead
     }
 
     pub fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
@@ -178,7 +198,7 @@ impl Lister {
         };
         self.parent_open = true;
         if meta.kind == Kind::Directory {
-            return self.open(ports, PARENT, name, Bytes::new());
+            return self.open(ports, self.handles.parent, name, Bytes::new());
         }
         if !self.partial {
             let name = name.map_or(Bytes::from_static(b"."), |name| name.bytes());
@@ -246,7 +266,7 @@ impl Lister {
         while self.state == ListState::Reading
             && !self.closed
             && self.ops.in_flight() == 0
-            && self.ahead < BATCHES_AHEAD
+            && self.ahead < self.ahead_max
         {
             let depth = self.dirs.len();
             let Some(dir) = self.dirs.last_mut() else {
@@ -325,7 +345,7 @@ impl Lister {
             return;
         }
         self.closed = true;
-        let parent = self.parent_open.then_some(PARENT);
+        let parent = self.parent_open.then_some(self.handles.parent);
         let dirs = self.dirs.drain(..).map(|dir| dir.id);
         for dir in parent.into_iter().chain(dirs) {
             self.ops

@@ -9,17 +9,18 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::ids::{ChunkIndex, DirId, FileId, OpId};
+use super::handles::AnswerHandles;
+use crate::ids::{ChunkIndex, OpId};
 use crate::proto::chunk::{chunk_len_bytes, chunk_log2_for, chunk_offset};
 use crate::proto::errors::{
     Access, Violation, session_error, source_changed, source_error, violation,
 };
 use crate::proto::integrity::{ChunkHasher, Digest};
-use crate::proto::ports::{OpOwner, Ops, Ports};
+use crate::proto::ports::{Ops, Ports};
+use crate::proto::query::QueryAnswer;
 use crate::proto::wire::{MAX_PART_BYTES, Message};
 use crate::proto::{
-    DiskDone, DiskError, DiskOp, Event, Kind, Meta, PIECE_BYTES, SessionError, SessionErrorCode,
-    Totals,
+    DiskDone, DiskError, DiskOp, Kind, Meta, Mtime, PIECE_BYTES, SessionError, SessionErrorCode,
 };
 
 /// Parts sent and not acknowledged; with 32 KiB each, 512 KiB per session.
@@ -27,9 +28,6 @@ const PARTS_AHEAD: u32 = 16;
 
 /// Chunks that are read for a part of them: those of files of up to 64 TiB.
 const CHUNK_MAX_BYTES: u64 = 1 << 30;
-
-const PARENT: DirId = DirId(0);
-const FILE: FileId = FileId(0);
 
 /// The chunks of a file that hold a range of it. Nothing of the range may lie in the file.
 fn chunks_of(range: &Range<u64>, size_bytes: u64) -> Range<u32> {
@@ -67,6 +65,7 @@ enum RangeState {
 #[derive(Debug)]
 pub struct RangeServer {
     ops: Ops<RangeOp>,
+    handles: AnswerHandles,
     state: RangeState,
     range: Range<u64>,
     meta: Option<Meta>,
@@ -74,7 +73,9 @@ pub struct RangeServer {
     /// Of the first chunk of these: bytes sent, and their hash so far.
     sent_bytes: u64,
     hasher: Option<ChunkHasher>,
+    all_sent_bytes: u64,
     ahead: u32,
+    ahead_max: u32,
     is_parent_open: bool,
     is_file_open: bool,
     stopping: bool,
@@ -82,16 +83,25 @@ pub struct RangeServer {
 }
 
 impl RangeServer {
-    pub fn new(ports: &mut Ports, path: Bytes, range: Range<u64>) -> RangeServer {
+    /// Of a file that is `asked` for by its path; with `true` a symlink there is followed.
+    pub(super) fn new(
+        ports: &mut Ports,
+        handles: AnswerHandles,
+        (path, follow): (Bytes, bool),
+        range: Range<u64>,
+    ) -> RangeServer {
         let mut server = RangeServer {
-            ops: Ops::of(OpOwner::Plan),
+            ops: Ops::of(handles.owner),
+            handles,
             state: RangeState::Opening,
             range,
             meta: None,
             chunks: 0..0,
             sent_bytes: 0,
             hasher: None,
+            all_sent_bytes: 0,
             ahead: 0,
+            ahead_max: PARTS_AHEAD,
             is_parent_open: false,
             is_file_open: false,
             stopping: false,
@@ -99,8 +109,8 @@ impl RangeServer {
         };
         let cmd = DiskOp::ResolveSource {
             path,
-            follow: true,
-            dir: PARENT,
+            follow,
+            dir: handles.parent,
         };
         server.ops.start(ports, RangeOp::Source, cmd);
         server
@@ -117,6 +127,23 @@ impl RangeServer {
         self.ahead -= 1;
         self.read_on(ports);
         Ok(())
+    }
+
+    /// So many answers of the session share what may be under way, and so much of this one's share
+    /// is used up.
+    pub(super) fn share(&mut self, ports: &mut Ports, answers: u32, used_up: u32) {
+        let share = PARTS_AHEAD.div_ceil(answers.max(1));
+        self.ahead_max = share.saturating_sub(used_up);
+        self.read_on(ports);
+    }
+
+    /// Parts that were not acknowledged.
+    pub(super) fn ahead(&self) -> u32 {
+        self.ahead
+    }
+
+    pub(super) fn all_sent_bytes(&self) -> u64 {
+        self.all_sent_bytes
     }
 
     pub fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
@@ -138,13 +165,13 @@ impl RangeServer {
             (_, Err(error)) => self.fail(of_file(source_error(&error).sentence(""))),
             (RangeOp::Source, Ok(DiskDone::Source { name, meta, .. })) => match name {
                 Some(name) if meta.kind == Kind::File => {
-                    let (dir, file) = (PARENT, FILE);
+                    let (dir, file) = (self.handles.parent, self.handles.file);
                     let cmd = DiskOp::OpenRead { dir, name, file };
                     self.ops.start(ports, RangeOp::Open, cmd);
                 }
                 _ => self.fail(SessionError::told(
                     SessionErrorCode::NotFound,
-                    "only of a file can bytes be read; this is a directory, or a device",
+                    "only of a file can bytes be read; this is a directory, a symlink or a device",
                 )),
             },
             (RangeOp::Open, Ok(DiskDone::Meta(meta))) if !meta.is_sized => {
@@ -174,8 +201,9 @@ impl RangeServer {
 
     fn begin(&mut self, ports: &mut Ports) {
         let size_bytes = self.size_bytes();
+        let mtime = self.meta.map_or_else(Mtime::default, |meta| meta.mtime);
         self.chunks = chunks_of(&self.range, size_bytes);
-        ports.message(&Message::FileSize { size_bytes });
+        ports.message(&Message::FileSize { size_bytes, mtime });
         self.state = RangeState::Reading;
         self.read_on(ports);
     }
@@ -188,19 +216,19 @@ impl RangeServer {
         let may_read = self.state == RangeState::Reading
             && !self.stopping
             && self.ops.in_flight() == 0
-            && self.ahead < PARTS_AHEAD;
+            && self.ahead < self.ahead_max;
         if !may_read {
             return;
         }
         if self.chunks.is_empty() {
-            self.ops
-                .start(ports, RangeOp::Stat, DiskOp::Stat { file: FILE });
+            let file = self.handles.file;
+            self.ops.start(ports, RangeOp::Stat, DiskOp::Stat { file });
             return;
         }
         let (size_bytes, chunk) = (self.size_bytes(), ChunkIndex(self.chunks.start));
         let left = chunk_len_bytes(size_bytes, chunk) - self.sent_bytes;
         let cmd = DiskOp::Read {
-            file: FILE,
+            file: self.handles.file,
             offset: chunk_offset(size_bytes, chunk) + self.sent_bytes,
             len_bytes: left.min(MAX_PART_BYTES as u64) as usize,
         };
@@ -218,6 +246,7 @@ impl RangeServer {
             .get_or_insert_with(|| ChunkHasher::new(chunk, size_bytes));
         hasher.update(&data);
         self.sent_bytes += data.len() as u64;
+        self.all_sent_bytes += data.len() as u64;
         self.ahead += 1;
         ports.message(&Message::FilePart { data });
         if self.sent_bytes == chunk_len_bytes(size_bytes, chunk) {
@@ -250,11 +279,13 @@ impl RangeServer {
         }
         self.closed = true;
         if self.is_file_open {
-            let cmd = DiskOp::CloseRead { file: FILE };
+            let file = self.handles.file;
+            let cmd = DiskOp::CloseRead { file };
             self.ops.start(ports, RangeOp::Close, cmd);
         }
         if self.is_parent_open {
-            let cmd = DiskOp::CloseDir { dir: PARENT };
+            let dir = self.handles.parent;
+            let cmd = DiskOp::CloseDir { dir };
             self.ops.start(ports, RangeOp::Close, cmd);
         }
     }
@@ -272,6 +303,7 @@ fn of_file(text: String) -> SessionError {
 /// A client's side: holds a chunk until its value is right.
 #[derive(Debug)]
 pub struct RangeTaker {
+    slot: u8,
     range: Range<u64>,
     /// Of the file, once the server said it.
     size_bytes: Option<u64>,
@@ -281,20 +313,19 @@ pub struct RangeTaker {
     hasher: Option<ChunkHasher>,
     came_bytes: u64,
     wanted: BytesMut,
-    taken_bytes: u64,
     result: Option<Result<(), SessionError>>,
 }
 
 impl RangeTaker {
-    pub fn new(range: Range<u64>) -> RangeTaker {
+    pub fn new(slot: u8, range: Range<u64>) -> RangeTaker {
         RangeTaker {
+            slot,
             range,
             size_bytes: None,
             chunks: 0..0,
             hasher: None,
             came_bytes: 0,
             wanted: BytesMut::new(),
-            taken_bytes: 0,
             result: None,
         }
     }
@@ -306,7 +337,7 @@ impl RangeTaker {
             return Ok(());
         }
         match (message, self.size_bytes) {
-            (Message::FileSize { size_bytes }, None)
+            (Message::FileSize { size_bytes, .. }, None)
                 if 1 << chunk_log2_for(size_bytes) > CHUNK_MAX_BYTES =>
             {
                 let text = "the file is larger than 64 TiB, and its chunks than 1 GiB, which is too \
@@ -315,10 +346,10 @@ impl RangeTaker {
                 self.result = Some(Err(SessionError::told(code, text)));
                 Ok(())
             }
-            (Message::FileSize { size_bytes }, None) => {
+            (Message::FileSize { size_bytes, mtime }, None) => {
                 self.size_bytes = Some(size_bytes);
                 self.chunks = chunks_of(&self.range, size_bytes);
-                ports.event(Event::FileSize { bytes: size_bytes });
+                ports.answer(self.slot, QueryAnswer::File { size_bytes, mtime });
                 Ok(())
             }
             (Message::FilePart { data }, Some(size_bytes)) => self.part(ports, &data, size_bytes),
@@ -375,19 +406,14 @@ impl RangeTaker {
             return Ok(());
         }
         let bytes = self.wanted.split().freeze();
-        self.taken_bytes += bytes.len() as u64;
-        ports.event(Event::FileBytes { bytes });
+        ports.answer(self.slot, QueryAnswer::Bytes(bytes));
         (self.chunks.start, self.came_bytes) = (chunk.0 + 1, 0);
         Ok(())
     }
 
     /// `Some` when everything came, or nothing more is wanted.
-    pub fn result(&self) -> Option<Result<Totals, SessionError>> {
-        let totals = Totals {
-            sent_bytes: self.taken_bytes,
-            ..Totals::default()
-        };
-        Some(self.result.clone()?.map(|()| totals))
+    pub fn result(&self) -> Option<Result<(), SessionError>> {
+        self.result.clone()
     }
 }
 

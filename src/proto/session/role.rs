@@ -5,12 +5,14 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::VERDICTS_BYTES_MAX;
+use super::asking::QueryClient;
 use super::listing::Lister;
-use super::range::{RangeServer, RangeTaker};
+use super::queries::{ANSWERS_BYTES_MAX, QueryServer};
 use crate::ids::{MoverId, OpId, StreamKey, WorkerId};
 use crate::proto::bench::Bench;
 use crate::proto::errors::{Violation, violation};
 use crate::proto::ports::Ports;
+use crate::proto::query::QueryRequest;
 use crate::proto::receive::{ReceiveOutpost, Receiver, Target};
 use crate::proto::send::{SendOutpost, Sender};
 use crate::proto::wire::Message;
@@ -30,10 +32,10 @@ pub(super) enum Role {
     List(Box<Lister>),
     /// Reads what the server describes.
     Read,
-    /// Reads bytes of a file for the client.
-    ServeRange(Box<RangeServer>),
-    /// Takes them.
-    TakeRange(Box<RangeTaker>),
+    /// Answers queries of the client.
+    Answers(Box<QueryServer>),
+    /// Asks them.
+    Asks(Box<QueryClient>),
     Bench(Box<Bench>),
 }
 
@@ -64,10 +66,8 @@ impl Role {
             (Role::List(lister), Message::ListAck {}) => {
                 lister.on_acknowledged(ports).map(|()| None)
             }
-            (Role::ServeRange(server), Message::ListAck {}) => {
-                server.on_acknowledged(ports).map(|()| None)
-            }
-            (Role::TakeRange(taker), message) => taker.on_message(ports, message).map(|()| None),
+            (Role::Answers(server), message) => server.on_message(ports, message),
+            (Role::Asks(client), message) => client.on_message(now, ports, message),
             (Role::Read, Message::Listing(rows)) => {
                 for row in rows {
                     ports.event(Event::Listing {
@@ -85,7 +85,6 @@ impl Role {
                 | Role::ReceiveAway(_)
                 | Role::SendAway(_)
                 | Role::List(_)
-                | Role::ServeRange(_)
                 | Role::Read,
                 _,
             ) => violation("a message out of place"),
@@ -113,8 +112,8 @@ impl Role {
             | Role::SendAway(_)
             | Role::Receive(_)
             | Role::List(_)
-            | Role::ServeRange(_)
-            | Role::TakeRange(_)
+            | Role::Answers(_)
+            | Role::Asks(_)
             | Role::Read => violation("data from a peer that has none to send"),
         }
     }
@@ -128,8 +127,8 @@ impl Role {
             Role::SendAway(outpost) => outpost.on_lane_lost(ports, &lost),
             Role::Unknown
             | Role::List(_)
-            | Role::ServeRange(_)
-            | Role::TakeRange(_)
+            | Role::Answers(_)
+            | Role::Asks(_)
             | Role::Read
             | Role::Bench(_) => {}
         }
@@ -144,8 +143,8 @@ impl Role {
             | Role::ReceiveAway(_)
             | Role::SendAway(_)
             | Role::List(_)
-            | Role::ServeRange(_)
-            | Role::TakeRange(_)
+            | Role::Answers(_)
+            | Role::Asks(_)
             | Role::Read
             | Role::Bench(_) => {}
         }
@@ -217,8 +216,8 @@ impl Role {
             | Role::ReceiveAway(_)
             | Role::SendAway(_)
             | Role::List(_)
-            | Role::ServeRange(_)
-            | Role::TakeRange(_)
+            | Role::Answers(_)
+            | Role::Asks(_)
             | Role::Read
             | Role::Bench(_) => violation("a copy from a side that has nothing to send"),
         }
@@ -233,8 +232,8 @@ impl Role {
             | Role::Receive(_)
             | Role::ReceiveAway(_)
             | Role::List(_)
-            | Role::ServeRange(_)
-            | Role::TakeRange(_)
+            | Role::Answers(_)
+            | Role::Asks(_)
             | Role::Read => {}
         }
     }
@@ -255,8 +254,8 @@ impl Role {
             Role::Receive(receiver) => return receiver.on_disk(ports, op, result),
             Role::ReceiveAway(outpost) => return outpost.on_disk(ports, op, result),
             Role::List(lister) => lister.on_disk(ports, op, result),
-            Role::ServeRange(server) => server.on_disk(ports, op, result),
-            Role::Unknown | Role::TakeRange(_) | Role::Read | Role::Bench(_) => {}
+            Role::Answers(server) => server.on_disk(ports, op, result),
+            Role::Unknown | Role::Asks(_) | Role::Read | Role::Bench(_) => {}
         }
         Ok(())
     }
@@ -287,8 +286,11 @@ impl Role {
                 None
             }
             Role::List(lister) => lister.result().map(|end| end.map(|()| Totals::default())),
-            Role::ServeRange(server) => server.result().map(|end| end.map(|()| Totals::default())),
-            Role::TakeRange(taker) => taker.result(),
+            Role::Answers(server) => {
+                server.advance(ports);
+                None
+            }
+            Role::Asks(client) => client.has_finished().then(|| Ok(Totals::default())),
             Role::Bench(bench) => bench.pump(now, ports).map(Ok),
             Role::Unknown | Role::Read => None,
         }
@@ -308,8 +310,8 @@ impl Role {
             Role::ReceiveAway(outpost) => outpost.stop(ports),
             Role::SendAway(outpost) => outpost.stop(),
             Role::List(lister) => lister.stop(ports),
-            Role::ServeRange(server) => server.stop(ports),
-            Role::Unknown | Role::TakeRange(_) | Role::Read | Role::Bench(_) => {}
+            Role::Answers(server) => server.stop(ports),
+            Role::Unknown | Role::Asks(_) | Role::Read | Role::Bench(_) => {}
         }
     }
 
@@ -321,8 +323,8 @@ impl Role {
             Role::ReceiveAway(outpost) => outpost.is_drained(),
             Role::SendAway(outpost) => outpost.is_drained(),
             Role::List(lister) => lister.is_drained(),
-            Role::ServeRange(server) => server.is_drained(),
-            Role::Unknown | Role::TakeRange(_) | Role::Read | Role::Bench(_) => true,
+            Role::Answers(server) => server.is_drained(),
+            Role::Unknown | Role::Asks(_) | Role::Read | Role::Bench(_) => true,
         }
     }
 
@@ -335,8 +337,8 @@ impl Role {
             Role::ReceiveAway(_)
             | Role::Unknown
             | Role::List(_)
-            | Role::ServeRange(_)
-            | Role::TakeRange(_)
+            | Role::Answers(_)
+            | Role::Asks(_)
             | Role::Read
             | Role::Bench(_) => {}
         }
@@ -348,12 +350,10 @@ impl Role {
             Role::ReceiveAway(outpost) => outpost.deadline(),
             Role::SendAway(outpost) => outpost.deadline(),
             Role::Bench(bench) => bench.deadline(),
-            Role::Unknown
-            | Role::Receive(_)
-            | Role::List(_)
-            | Role::ServeRange(_)
-            | Role::TakeRange(_)
-            | Role::Read => None,
+            Role::Asks(client) => client.deadline(),
+            Role::Unknown | Role::Receive(_) | Role::List(_) | Role::Answers(_) | Role::Read => {
+                None
+            }
         }
     }
 
@@ -366,8 +366,8 @@ impl Role {
             | Role::ReceiveAway(_)
             | Role::SendAway(_)
             | Role::List(_)
-            | Role::ServeRange(_)
-            | Role::TakeRange(_)
+            | Role::Answers(_)
+            | Role::Asks(_)
             | Role::Read
             | Role::Bench(_) => false,
         }
@@ -382,8 +382,8 @@ impl Role {
             | Role::SendAway(_)
             | Role::Unknown
             | Role::List(_)
-            | Role::ServeRange(_)
-            | Role::TakeRange(_)
+            | Role::Answers(_)
+            | Role::Asks(_)
             | Role::Read
             | Role::Bench(_) => None,
         }
@@ -399,9 +399,46 @@ impl Role {
             | Role::ReceiveAway(_)
             | Role::SendAway(_)
             | Role::List(_)
-            | Role::ServeRange(_)
-            | Role::TakeRange(_)
+            | Role::Answers(_)
+            | Role::Asks(_)
             | Role::Read => None,
+        }
+    }
+
+    /// What a client asks in a session of queries.
+    pub(super) fn ask(&mut self, now: Instant, ports: &mut Ports, ask: QueryRequest) {
+        if let Role::Asks(client) = self {
+            client.ask(now, ports, ask);
+        }
+    }
+
+    /// The peer is at work, as it says.
+    pub(super) fn on_sign(&mut self, now: Instant, sign: &Message) {
+        if let Role::Asks(client) = self {
+            client.on_sign(now, sign);
+        }
+    }
+
+    /// Time passed.
+    pub(super) fn on_tick(&mut self, now: Instant, ports: &mut Ports) {
+        if let Role::Asks(client) = self {
+            client.on_tick(now, ports);
+        }
+    }
+
+    /// Whether nothing is asked for, and so nothing is to be got on with.
+    pub(super) fn rests(&self) -> bool {
+        match self {
+            Role::Asks(client) => client.rests(),
+            Role::Answers(server) => server.rests(),
+            Role::Unknown
+            | Role::Send(_)
+            | Role::SendAway(_)
+            | Role::Receive(_)
+            | Role::ReceiveAway(_)
+            | Role::List(_)
+            | Role::Read
+            | Role::Bench(_) => false,
         }
     }
 
@@ -413,8 +450,8 @@ impl Role {
             | Role::Send(_)
             | Role::SendAway(_)
             | Role::List(_)
-            | Role::ServeRange(_)
-            | Role::TakeRange(_)
+            | Role::Answers(_)
+            | Role::Asks(_)
             | Role::Read
             | Role::Bench(_) => true,
         }
@@ -431,8 +468,8 @@ impl Role {
             | Role::ReceiveAway(_)
             | Role::SendAway(_)
             | Role::List(_)
-            | Role::ServeRange(_)
-            | Role::TakeRange(_)
+            | Role::Answers(_)
+            | Role::Asks(_)
             | Role::Read
             | Role::Bench(_) => false,
         }
@@ -442,14 +479,14 @@ impl Role {
     pub(super) fn answers_max(&self) -> Option<usize> {
         match self {
             // Each part and each row of theirs is acknowledged.
-            Role::Receive(_) | Role::Read | Role::TakeRange(_) => Some(VERDICTS_BYTES_MAX),
+            Role::Receive(_) | Role::Read | Role::Asks(_) => Some(VERDICTS_BYTES_MAX),
+            Role::Answers(_) => Some(ANSWERS_BYTES_MAX),
             Role::Bench(bench) if bench.answers() => Some(0),
             Role::Unknown
             | Role::Send(_)
             | Role::ReceiveAway(_)
             | Role::SendAway(_)
             | Role::List(_)
-            | Role::ServeRange(_)
             | Role::Bench(_) => None,
         }
     }
@@ -459,12 +496,12 @@ impl Role {
             Role::Send(sender) => sender.totals(),
             Role::Receive(receiver) => receiver.totals(),
             Role::Bench(bench) => bench.totals(),
+            Role::Answers(server) => server.totals(),
             Role::Unknown
             | Role::ReceiveAway(_)
             | Role::SendAway(_)
             | Role::List(_)
-            | Role::ServeRange(_)
-            | Role::TakeRange(_)
+            | Role::Asks(_)
             | Role::Read => Totals::default(),
         }
     }
@@ -476,12 +513,11 @@ impl Role {
             Role::Receive(receiver) => receiver.held_bytes(),
             Role::ReceiveAway(outpost) => outpost.held_bytes(),
             // What it has its home knows of.
-            // What a range takes is its caller's to bound.
-            Role::TakeRange(_)
+            Role::Asks(_)
             | Role::SendAway(_)
             | Role::Unknown
             | Role::List(_)
-            | Role::ServeRange(_)
+            | Role::Answers(_)
             | Role::Read
             | Role::Bench(_) => 0,
         }
@@ -497,8 +533,8 @@ impl Role {
             Role::SendAway(outpost) => outpost.check(),
             Role::Unknown
             | Role::List(_)
-            | Role::ServeRange(_)
-            | Role::TakeRange(_)
+            | Role::Answers(_)
+            | Role::Asks(_)
             | Role::Read
             | Role::Bench(_) => {}
         }

@@ -4,6 +4,7 @@
 mod altered;
 mod holes;
 mod progress;
+mod queries;
 mod ranges;
 
 use std::time::{Duration, Instant};
@@ -181,6 +182,7 @@ struct Bench {
     outcome: Option<Outcome>,
     /// Lanes in the clear are said to be altered.
     is_altered: bool,
+    answers_max: Option<usize>,
 }
 
 impl Bench {
@@ -195,6 +197,7 @@ impl Bench {
             events: vec![],
             outcome: None,
             is_altered: false,
+            answers_max: None,
         };
         bench.drain();
         bench
@@ -224,8 +227,8 @@ impl Bench {
                 | Output::ToOutpost(..)
                 | Output::ToHome(_)
                 | Output::Piece { .. }
-                | Output::TakesData(_)
-                | Output::AnswersMax(_) => {}
+                | Output::TakesData(_) => {}
+                Output::AnswersMax(most) => self.answers_max = most,
                 Output::Altered => self.is_altered = true,
                 Output::Copy(_) => panic!("this lane leads to another host"),
                 Output::Disk { op, cmd } => self.disk.push((op, cmd)),
@@ -363,11 +366,7 @@ fn rights_are_checked() {
                 read: false,
                 write: true,
             },
-            WireRequest::Read {
-                path: Bytes::new(),
-                from: 0,
-                to: 1,
-            },
+            WireRequest::Queries {},
         ),
     ] {
         let now = epoch();

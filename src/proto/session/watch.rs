@@ -94,6 +94,8 @@ impl ProgressWatch {
             Message::FilePart { data } => self.moved(now, data.len() as u64),
             // Lanes may come and go for ever.
             Message::LaneOver { .. } | Message::LaneAccount(_) => {}
+            // Who says whose answer follows has not answered.
+            Message::About { .. } | Message::Forget { .. } => {}
             Message::Abort { .. }
             | Message::Root { .. }
             | Message::End { .. }
@@ -116,9 +118,16 @@ impl ProgressWatch {
             | Message::BenchEnd { .. }
             | Message::Echo { .. }
             | Message::EchoReply { .. }
+            | Message::Query { .. }
+            | Message::Unanswered(_)
             | Message::Error(_)
             | Message::Cancel { .. } => self.got_on(now),
         }
+    }
+
+    /// Nothing is waited for up to now.
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.got_on(now);
     }
 
     /// Zeros of a hole were hashed, which cost the peer a few bytes.

@@ -32,7 +32,7 @@ const BOTH: Grant = Grant {
     write: true,
 };
 
-fn directory() -> Node {
+pub(super) fn directory() -> Node {
     Node {
         mode: 0o755,
         mtime: Mtime {
@@ -43,7 +43,7 @@ fn directory() -> Node {
     }
 }
 
-fn file(data: &[u8]) -> Node {
+pub(super) fn file(data: &[u8]) -> Node {
     Node {
         body: Body::File(data.to_vec()),
         ..directory()
@@ -322,36 +322,6 @@ fn listings_are_complete() {
         panic!("{}", world.state())
     };
     assert_eq!(error.code, SessionErrorCode::NotFound);
-}
-
-#[test]
-fn ranges_come_as_they_are() {
-    for_seeds("ranges_come_as_they_are", 50, |seed| {
-        let mut rng = Rng::new(seed);
-        let mut disk = Disk::new();
-        let bytes = rng.below(3 << 20);
-        let data: Vec<u8> = (0..bytes).map(|at| ((at * at) >> 5) as u8).collect();
-        disk.put(Disk::ROOT, b"f", file(&data));
-        let from = rng.below(bytes + 10);
-        let range = from..from + rng.below(bytes + 10);
-        let path = Bytes::from_static(b"f");
-        let world = run(
-            seed,
-            Request::Read {
-                path,
-                range: range.start as u64..range.end as u64,
-            },
-            [Disk::new(), disk],
-        );
-        complete(&world);
-        let mut came = Vec::new();
-        for event in &world.sides[CLIENT].events {
-            if let Event::FileBytes { bytes } = event {
-                came.extend_from_slice(bytes);
-            }
-        }
-        assert!(came == data[range.start.min(bytes)..range.end.min(bytes)]);
-    });
 }
 
 /// Drains a session: its control messages, and the disk operations it starts.

@@ -18,6 +18,7 @@ mod kept_tests;
 mod lanes;
 mod local;
 pub(crate) mod ops;
+mod query_tests;
 mod scenario;
 mod tap;
 pub(crate) mod tests;

@@ -9,7 +9,9 @@ use super::ops::Handles;
 use super::tap::Tap;
 use super::wire::{Pipe, Wire};
 use crate::ids::{MoverId, StreamKey};
+use crate::proto::query::QUERIES_MAX;
 use crate::proto::session::{Direction, Grant, Limits, Request, Session};
+use crate::proto::wire::MAX_PART_BYTES;
 use crate::proto::{Event, Input, Outcome, Output, PIECE_BYTES, PIPED_BYTES, Payload};
 
 pub const CLIENT: usize = 0;
@@ -81,6 +83,8 @@ pub struct World {
     hanging_percent: u64,
     /// The sender's transport carries what stays in the kernel.
     takes_pipes: bool,
+    /// What answers to queries may read at a time, whatever a sender may.
+    answers_bytes: usize,
 }
 
 /// An operation that never ends is one that would end when nobody is there any more.
@@ -98,8 +102,12 @@ impl World {
         let (request, grant) = asked;
         let sender = match &request {
             Request::Transfer(transfer) if transfer.direction == Direction::Push => CLIENT,
-            Request::Transfer(_) | Request::List { .. } | Request::Read { .. } => SERVER,
+            Request::Transfer(_) | Request::List { .. } | Request::Queries => SERVER,
             Request::Bench { .. } => unreachable!("benchmarks have a world of their own"),
+        };
+        let answers_bytes = match request {
+            Request::Queries => QUERIES_MAX * MAX_PART_BYTES,
+            _ => 0,
         };
         let [client_limits, server_limits] = limits;
         let mut disks = disks;
@@ -139,6 +147,7 @@ impl World {
             disk_latency: Duration::ZERO,
             hanging_percent: 0,
             takes_pipes,
+            answers_bytes,
         };
         world.drain(CLIENT);
         world.drain(SERVER);
@@ -470,7 +479,7 @@ impl World {
                 false => 0,
             };
             assert!(
-                ahead <= most + READ_AHEAD_SLACK_BYTES + piped,
+                ahead <= (most + READ_AHEAD_SLACK_BYTES + piped).max(self.answers_bytes),
                 "{ahead} bytes are read ahead"
             );
             let window = self.sides[1 - side].limits.entry_window as usize;

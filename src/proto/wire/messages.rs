@@ -12,6 +12,7 @@ use super::{MAX_TEXT_BYTES, cbor};
 use crate::ids::EntryId;
 use crate::proto::clear::ClearSecret;
 use crate::proto::place::TargetPlace;
+use crate::proto::query::Query;
 use crate::proto::{CancelReason, EntryError, Kind, Meta, Mtime, ObjectId, SessionError};
 
 /// A control message. The numbers are the wire's; they are never reused.
@@ -182,11 +183,13 @@ pub enum Message {
         #[n(1)]
         chunk: u32,
     },
-    /// Server to client, first of what it reads: how much the file has.
+    /// Server to client, first of what it reads: how much the file has, and when that changed.
     #[n(26)]
     FileSize {
         #[cbor(n(0), with = "cbor::size")]
         size_bytes: u64,
+        #[n(1)]
+        mtime: Mtime,
     },
     /// Server to client: the next bytes of the chunks that were asked for, at most
     /// [`super::MAX_PART_BYTES`].
@@ -201,6 +204,92 @@ pub enum Message {
         #[cbor(n(0), with = "minicbor::bytes")]
         value: [u8; 32],
     },
+    /// Client to server: a query, in a slot where none is under way.
+    #[n(29)]
+    Query {
+        #[n(0)]
+        slot: u8,
+        #[n(1)]
+        query: WireQuery,
+    },
+    /// Either way: whose answer the next messages of this side are, or acknowledge. Slot 0 before
+    /// the first of these.
+    #[n(30)]
+    About {
+        #[n(0)]
+        slot: u8,
+    },
+    /// Server to client: why a query has no answer, or no more of it. Ends it.
+    #[n(31)]
+    Unanswered(#[n(0)] SessionError),
+    /// Client to server: the answer in this slot is not wanted any more, if it has not ended. The
+    /// server ends it.
+    #[n(32)]
+    Forget {
+        #[n(0)]
+        slot: u8,
+    },
+}
+
+/// What is asked in a session of queries.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum WireQuery {
+    /// As [`WireRequest::List`].
+    #[n(0)]
+    List {
+        #[cbor(n(0), with = "cbor::path")]
+        path: Bytes,
+    },
+    /// The server reads these bytes of a file, as far as it has them.
+    #[n(1)]
+    Read {
+        #[cbor(n(0), with = "cbor::path")]
+        path: Bytes,
+        #[n(1)]
+        from: u64,
+        /// The first byte that is not wanted.
+        #[n(2)]
+        to: u64,
+        /// Where a symlink is at the path, what it leads to is read.
+        #[n(3)]
+        follow_named: bool,
+    },
+}
+
+impl From<Query> for WireQuery {
+    fn from(query: Query) -> WireQuery {
+        match query {
+            Query::List { path } => WireQuery::List { path },
+            Query::Read {
+                path,
+                range,
+                follow_named,
+            } => WireQuery::Read {
+                path,
+                from: range.start,
+                to: range.end,
+                follow_named,
+            },
+        }
+    }
+}
+
+impl From<WireQuery> for Query {
+    fn from(query: WireQuery) -> Query {
+        match query {
+            WireQuery::List { path } => Query::List { path },
+            WireQuery::Read {
+                path,
+                from,
+                to,
+                follow_named,
+            } => Query::Read {
+                path,
+                range: from..to,
+                follow_named,
+            },
+        }
+    }
 }
 
 /// What a receiver took of a lane that was added. What it did not take is to be moved again.
@@ -350,17 +439,9 @@ pub enum WireRequest {
         #[n(1)]
         milliseconds: u64,
     },
-    /// The server reads these bytes of a file, as far as it has them.
-    #[n(4)]
-    Read {
-        #[cbor(n(0), with = "cbor::path")]
-        path: Bytes,
-        #[n(1)]
-        from: u64,
-        /// The first byte that is not wanted.
-        #[n(2)]
-        to: u64,
-    },
+    /// The server answers queries.
+    #[n(5)]
+    Queries {},
 }
 
 /// What a benchmark measures, as the client sees it.

@@ -102,14 +102,10 @@ fn requests() -> Vec<WireRequest> {
             place: None,
         },
         WireRequest::List {
-            path: path.clone(),
+            path,
             partial: false,
         },
-        WireRequest::Read {
-            path,
-            from: 1,
-            to: u64::MAX,
-        },
+        WireRequest::Queries {},
         WireRequest::Bench {
             mode: BenchMode::Echo,
             milliseconds: u64::MAX,
@@ -138,6 +134,7 @@ fn every_message() -> Vec<Message> {
         .collect();
     all.extend(messages_after_hello());
     all.extend(messages_of_few());
+    all.extend(messages_of_queries());
     all.push(Message::Working { finished: u64::MAX });
     all
 }
@@ -242,12 +239,36 @@ fn messages_after_hello() -> Vec<Message> {
         Message::ListAck {},
         Message::FileSize {
             size_bytes: MAX_FILE_BYTES,
+            mtime: Mtime::default(),
         },
         Message::FilePart {
             data: Bytes::from(vec![7; MAX_PART_BYTES]),
         },
         Message::ChunkValue { value: [6; 32] },
         warning("mode not set"),
+    ]
+}
+
+fn messages_of_queries() -> Vec<Message> {
+    vec![
+        Message::Query {
+            slot: 255,
+            query: WireQuery::List {
+                path: Bytes::from_static(b"a/b\xff"),
+            },
+        },
+        Message::Query {
+            slot: 0,
+            query: WireQuery::Read {
+                path: Bytes::new(),
+                from: 1,
+                to: u64::MAX,
+                follow_named: true,
+            },
+        },
+        Message::About { slot: 7 },
+        Message::Unanswered(SessionError::told(SessionErrorCode::NotFound, "none")),
+        Message::Forget { slot: 7 },
     ]
 }
 

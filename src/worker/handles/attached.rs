@@ -60,6 +60,10 @@ pub struct ConnectionStatistics {
     pub received_bytes: u64,
     /// Datagrams that were dropped here for newer ones, in either direction.
     pub dropped_datagrams: u64,
+    /// NUMA node whose core the connection's worker was on at that moment. Workers of a program are
+    /// not pinned, so it may change; on a machine of one node it is 0. `None` before the first
+    /// measurement, and where the kernel does not say.
+    pub numa_node: Option<u32>,
 }
 
 /// Streams of one direction that are not handles yet.
@@ -392,6 +396,7 @@ impl Attached {
             sent_bytes: path.sent_bytes,
             received_bytes: path.received_bytes,
             dropped_datagrams: dropped,
+            numa_node: landro_sys::numa::current_node(),
         };
     }
 

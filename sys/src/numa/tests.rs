@@ -240,3 +240,15 @@ fn a_failure_names_its_own_cause() {
     assert!(why(libc::EPERM).contains("set_mempolicy"));
     assert!(why(libc::ENOSYS).contains("CONFIG_NUMA"));
 }
+
+#[test]
+fn a_thread_is_on_a_node_that_there_is() {
+    let Some(node) = current_node() else {
+        return;
+    };
+    let nodes = std::path::Path::new("/sys/devices/system/node");
+    assert!(
+        node == 0 || nodes.join(format!("node{node}")).exists(),
+        "{node}"
+    );
+}

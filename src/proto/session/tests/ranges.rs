@@ -4,6 +4,7 @@ use super::*;
 use crate::ids::ChunkIndex;
 use crate::proto::chunk::{chunk_len_bytes, chunk_offset};
 use crate::proto::integrity::{ChunkHasher, Digest};
+use crate::proto::query::{Query, QueryAnswer, QueryRequest};
 use crate::proto::wire::MAX_PART_BYTES;
 
 const MIB: u64 = 1 << 20;
@@ -20,16 +21,33 @@ fn value_of(file: &[u8], chunk: u32) -> Digest {
     hasher.finish()
 }
 
-fn asked(range: std::ops::Range<u64>) -> Message {
-    let path = Bytes::from_static(b"f");
-    hello(
-        VERSION,
-        WireRequest::Read {
-            path,
-            from: range.start,
-            to: range.end,
-        },
-    )
+fn query(range: std::ops::Range<u64>) -> Query {
+    Query::Read {
+        path: Bytes::from_static(b"f"),
+        range,
+        follow_named: true,
+    }
+}
+
+/// A server that was asked for a range.
+fn asked(range: std::ops::Range<u64>) -> Bench {
+    let mut server = Bench::server();
+    server.hear(hello(VERSION, WireRequest::Queries {}));
+    let (slot, query) = (0, query(range).into());
+    server.hear(Message::Query { slot, query });
+    server
+}
+
+fn end_of(said: &[Message]) -> Option<&Message> {
+    said.iter()
+        .find(|it| matches!(it, Message::ListEnd {} | Message::Unanswered(_)))
+}
+
+fn refused(server: &Bench) -> SessionErrorCode {
+    match end_of(&server.said) {
+        Some(Message::Unanswered(error)) => error.code,
+        other => panic!("not refused: {other:?}"),
+    }
 }
 
 fn of_size(bytes: usize) -> Meta {
@@ -41,8 +59,7 @@ fn of_size(bytes: usize) -> Meta {
 
 /// A server that was asked for a range of this file and has it open.
 fn opened(file: &[u8], range: std::ops::Range<u64>) -> Bench {
-    let mut server = Bench::server();
-    server.hear(asked(range));
+    let mut server = asked(range);
     server.answer(Ok(DiskDone::Source {
         name: Name::new(Bytes::from_static(b"f")).ok(),
         meta: Box::new(of_size(file.len())),
@@ -56,7 +73,7 @@ fn opened(file: &[u8], range: std::ops::Range<u64>) -> Bench {
 /// The disk reads `file`, and the client acknowledges what comes, to the end.
 fn serve(server: &mut Bench, file: &[u8]) -> Vec<Message> {
     let mut acknowledged = 0;
-    while server.outcome.is_none() {
+    while end_of(&server.said).is_none() {
         let count = |said: &[Message]| {
             let parts = said.iter();
             parts
@@ -83,32 +100,41 @@ fn serve(server: &mut Bench, file: &[u8]) -> Vec<Message> {
         };
         server.answer(Ok(done));
     }
+    server.settle();
     std::mem::take(&mut server.said)
 }
 
 /// What a client makes of these messages.
-fn take(range: std::ops::Range<u64>, said: Vec<Message>) -> (Vec<u8>, Option<Outcome>) {
-    let mut client = Bench::client(Request::Read {
-        path: Bytes::from_static(b"f"),
-        range,
-    });
+fn take(range: std::ops::Range<u64>, said: Vec<Message>) -> (Vec<u8>, Taken) {
+    let mut client = Bench::client(Request::Queries);
+    let (slot, query) = (0, query(range));
+    client.input(Input::Ask(QueryRequest::Query { slot, query }));
     for message in said {
         if client.outcome.is_some() {
             break;
         }
         client.hear(message);
     }
-    let mut came = Vec::new();
-    for event in &client.events {
-        if let Event::FileBytes { bytes } = event {
-            came.extend_from_slice(bytes);
+    let (mut came, mut end) = (Vec::new(), None);
+    for event in client.events {
+        match event {
+            Event::Answer { answer, .. } => match answer {
+                QueryAnswer::Bytes(bytes) => came.extend_from_slice(&bytes),
+                QueryAnswer::End(it) => end = Some(it),
+                QueryAnswer::Row { .. } | QueryAnswer::File { .. } | QueryAnswer::Free => {}
+            },
+            event => assert!(matches!(event, Event::Started), "{event:?}"),
         }
     }
-    (came, client.outcome)
+    let outcome = client.outcome;
+    (came, Taken { end, outcome })
 }
 
-fn is_complete(outcome: &Option<Outcome>) -> bool {
-    matches!(outcome, Some(Outcome::Complete(_)))
+/// How a query ended, and its session.
+#[derive(Debug)]
+struct Taken {
+    end: Option<Result<(), SessionError>>,
+    outcome: Option<Outcome>,
 }
 
 #[test]
@@ -127,9 +153,9 @@ fn a_range_comes_as_it_is() {
         ] {
             let mut server = opened(&file, from..to);
             let said = serve(&mut server, &file);
-            assert!(is_complete(&server.outcome), "{:?}", server.outcome);
-            let (came, outcome) = take(from..to, said);
-            assert!(is_complete(&outcome), "{size} {from}..{to}: {outcome:?}");
+            assert_eq!(end_of(&said), Some(&Message::ListEnd {}));
+            let (came, taken) = take(from..to, said);
+            assert_eq!(taken.end, Some(Ok(())), "{size} {from}..{to}");
             let end = to.min(size).max(from.min(size)) as usize;
             assert!(
                 came == file[from.min(size) as usize..end],
@@ -160,11 +186,8 @@ fn a_file_that_changes_is_an_error() {
             };
             server.answer(Ok(done));
         }
-        assert!(
-            matches!(server.said.last(), Some(Message::Error(_))),
-            "{:?}",
-            server.said.last()
-        );
+        assert_eq!(refused(&server), SessionErrorCode::Other);
+        assert_eq!(server.outcome, None, "others are answered yet");
     }
 }
 
@@ -188,7 +211,8 @@ fn a_client_that_does_not_acknowledge_is_waited_for() {
     assert!(matches!(server.outcome, Some(Outcome::Violation(_))));
 }
 
-/// Each ends the session, and none hands bytes over that were not held against a value.
+/// Each ends the session or the query, and none hands bytes over that were not held against a
+/// value.
 #[test]
 fn a_server_that_lies_is_found_out() {
     let file = file_of(MIB + 1);
@@ -197,7 +221,8 @@ fn a_server_that_lies_is_found_out() {
         data: Bytes::copy_from_slice(data),
     };
     let whole_chunk = || file[..MIB as usize].chunks(MAX_PART_BYTES).map(part);
-    let size = || Message::FileSize { size_bytes };
+    let mtime = Mtime::default();
+    let size = || Message::FileSize { size_bytes, mtime };
     let value = |value| Message::ChunkValue { value };
     let (right, wrong) = (value_of(&file, 0), value_of(&file, 1));
     let with_chunk = |after: Vec<Message>| {
@@ -215,35 +240,32 @@ fn a_server_that_lies_is_found_out() {
         with_chunk(vec![value(wrong)]),
         with_chunk(vec![Message::ListEnd {}]),
         with_chunk(vec![Message::Listing(Vec::new())]),
-        vec![welcome(), size(), Message::Finished {}],
+        vec![welcome(), size(), welcome()],
         vec![
             welcome(),
             Message::FileSize {
                 size_bytes: 1 << 62,
+                mtime,
             },
         ],
     ];
     for said in lies {
         let shown = format!("{:?}", said.last());
-        let (came, outcome) = take(0..size_bytes, said);
+        let (came, taken) = take(0..size_bytes, said);
         assert!(came.is_empty(), "{shown}");
-        assert!(
-            matches!(
-                outcome,
-                Some(Outcome::Violation(_) | Outcome::Refused(_) | Outcome::CalledOff(_))
-            ),
-            "{shown}: {outcome:?}"
-        );
+        let is_broken = matches!(taken.outcome, Some(Outcome::Violation(_)));
+        let is_refused = matches!(taken.end, Some(Err(_)));
+        assert!(is_broken != is_refused, "{shown}: {taken:?}");
     }
-    let (came, outcome) = take(0..size_bytes, with_chunk(vec![value(right), part(b"xx")]));
-    assert!(came == file[..MIB as usize] && matches!(outcome, Some(Outcome::Violation(_))));
+    let (came, taken) = take(0..size_bytes, with_chunk(vec![value(right), part(b"xx")]));
+    assert!(came == file[..MIB as usize] && taken.end.is_none());
+    assert!(matches!(taken.outcome, Some(Outcome::Violation(_))));
 }
 
 #[test]
 fn what_is_no_file_is_refused() {
-    for kind in [Kind::Directory, Kind::Special] {
-        let mut server = Bench::server();
-        server.hear(asked(0..5));
+    for kind in [Kind::Directory, Kind::Special, Kind::Symlink] {
+        let mut server = asked(0..5);
         server.answer(Ok(DiskDone::Source {
             name: Name::new(Bytes::from_static(b"f")).ok(),
             meta: Box::new(meta(kind)),
@@ -251,10 +273,9 @@ fn what_is_no_file_is_refused() {
             in_place: false,
         }));
         server.settle();
-        assert_eq!(server.refusal(), SessionErrorCode::NotFound);
+        assert_eq!(refused(&server), SessionErrorCode::NotFound);
     }
-    let mut server = Bench::server();
-    server.hear(asked(0..5));
+    let mut server = asked(0..5);
     server.answer(Err(ENOENT));
-    assert_eq!(server.refusal(), SessionErrorCode::NotFound);
+    assert_eq!(refused(&server), SessionErrorCode::NotFound);
 }

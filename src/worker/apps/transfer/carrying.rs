@@ -276,7 +276,7 @@ fn count_event(io: &Loop, verb: Option<Verb>, event: &Event) {
         Verb::Push => SessionVerb::Push,
         Verb::Pull => SessionVerb::Pull,
         Verb::List => SessionVerb::List,
-        Verb::Read => SessionVerb::Read,
+        Verb::Queries => SessionVerb::Queries,
         Verb::Bench => SessionVerb::Bench,
     });
     if let (Event::Progress { bytes }, Some(verb)) = (event, verb) {

@@ -15,6 +15,7 @@ use crate::proto::lanes::{
     ADD_PAUSE_MAX, DialKind, LaneKey, Lanes, LanesConfig, LanesInput, TAKEOVER_DIALS, code,
 };
 use crate::proto::parallel::ParallelTransferConfig;
+use crate::proto::query::QueryRequest;
 use crate::proto::session::{Limits, Request, Session};
 use crate::tcp::ClearPass;
 use crate::worker::Worker;
@@ -407,6 +408,13 @@ impl Worker {
             client.elsewhere.listeners.push((path, listener));
         }
         Ok(listener)
+    }
+
+    /// Of the one session that a command has.
+    pub(crate) fn ask(&mut self, ask: QueryRequest) {
+        if let Some(session) = self.sessions.keys().first() {
+            self.tell(*session, LanesInput::Ask(ask));
+        }
     }
 
     pub(crate) fn cancel_client(&mut self) {

@@ -1,0 +1,320 @@
+//! A server's side of a session that answers several queries: a slot for each that is under way.
+//!
+//! What a session keeps for a client that does not read is bounded by its slots, by their share of
+//! what may be under way, and by [`ANSWERS_BYTES_MAX`], above which no query is read.
+
+use bytes::Bytes;
+
+use super::handles::AnswerHandles;
+use super::listing::Lister;
+use super::range::RangeServer;
+use crate::ids::{MoverId, OpId};
+use crate::proto::errors::{Violation, violation};
+use crate::proto::ports::{OpOwner, Ports};
+use crate::proto::query::{QUERIES_MAX, Query};
+use crate::proto::wire::Message;
+use crate::proto::{DiskDone, DiskError, Event, SessionError, Totals, Verb};
+
+/// What waits for the transport before a server reads further queries: more than all answers
+/// together have under way, so that acknowledgements of these are read.
+pub(super) const ANSWERS_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Debug)]
+enum Answering {
+    Rows(Box<Lister>),
+    Range(Box<RangeServer>),
+}
+
+impl Answering {
+    fn new(ports: &mut Ports, handles: AnswerHandles, query: Query) -> Answering {
+        match query {
+            Query::List { path } => {
+                Answering::Rows(Box::new(Lister::new(ports, handles, path, false)))
+            }
+            Query::Read {
+                path,
+                range,
+                follow_named,
+            } => {
+                let asked = (path, follow_named);
+                Answering::Range(Box::new(RangeServer::new(ports, handles, asked, range)))
+            }
+        }
+    }
+
+    fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
+        match self {
+            Answering::Rows(lister) => lister.on_disk(ports, op, result),
+            Answering::Range(server) => server.on_disk(ports, op, result),
+        }
+    }
+
+    fn on_acknowledged(&mut self, ports: &mut Ports) -> Result<(), Violation> {
+        match self {
+            Answering::Rows(lister) => lister.on_acknowledged(ports),
+            Answering::Range(server) => server.on_acknowledged(ports),
+        }
+    }
+
+    /// So many answers share what may be under way, and so much of this one's share is used up.
+    fn share(&mut self, ports: &mut Ports, answers: u32, used_up: u32) {
+        match self {
+            Answering::Rows(lister) => lister.share(ports, answers, used_up),
+            Answering::Range(server) => server.share(ports, answers, used_up),
+        }
+    }
+
+    fn result(&self) -> Option<Result<(), SessionError>> {
+        match self {
+            Answering::Rows(lister) => lister.result(),
+            Answering::Range(server) => server.result(),
+        }
+    }
+
+    /// Messages that the client has not acknowledged.
+    fn ahead(&self) -> u32 {
+        match self {
+            Answering::Rows(lister) => lister.ahead(),
+            Answering::Range(server) => server.ahead(),
+        }
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        match self {
+            Answering::Rows(_) => 0,
+            Answering::Range(server) => server.all_sent_bytes(),
+        }
+    }
+
+    fn stop(&mut self, ports: &mut Ports) {
+        match self {
+            Answering::Rows(lister) => lister.stop(ports),
+            Answering::Range(server) => server.stop(ports),
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        match self {
+            Answering::Rows(lister) => lister.is_drained(),
+            Answering::Range(server) => server.is_drained(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct AnswerSlot {
+    /// Until its files are closed, which its end does not wait for.
+    answering: Option<Answering>,
+    /// Its last message was said.
+    has_ended: bool,
+    is_forgotten: bool,
+    /// Asked behind the end of the one before, whose files are not closed yet.
+    next: Option<(Query, AnswerHandles)>,
+    /// Acknowledgements of answers before.
+    acks_due: u32,
+}
+
+impl AnswerSlot {
+    fn is_at_work(&self) -> bool {
+        self.answering.is_some() && !self.has_ended
+    }
+
+    fn ask(
+        &mut self,
+        ports: &mut Ports,
+        handles: AnswerHandles,
+        query: Query,
+    ) -> Result<(), Violation> {
+        match &self.answering {
+            None => self.begin(ports, handles, query),
+            Some(_) if self.has_ended && self.next.is_none() => {
+                self.next = Some((query, handles));
+            }
+            Some(_) => return violation("a query in a slot whose answer is under way"),
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, ports: &mut Ports, handles: AnswerHandles, query: Query) {
+        (self.has_ended, self.is_forgotten) = (false, false);
+        self.answering = Some(Answering::new(ports, handles, query));
+    }
+
+    fn on_acknowledged(&mut self, ports: &mut Ports) -> Result<(), Violation> {
+        if self.acks_due > 0 {
+            self.acks_due -= 1;
+            return Ok(());
+        }
+        match &mut self.answering {
+            Some(answering) => answering.on_acknowledged(ports),
+            None => violation("acknowledged an answer that was not sent"),
+        }
+    }
+
+    /// Says its end, closes it, begins the next. True: it ended now.
+    fn advance(&mut self, ports: &mut Ports) -> bool {
+        let Some(answering) = &mut self.answering else {
+            return false;
+        };
+        let before = self.has_ended;
+        match answering.result() {
+            _ if before => {}
+            Some(Ok(())) => self.has_ended = true,
+            Some(Err(error)) => {
+                ports.message(&Message::Unanswered(error));
+                self.has_ended = true;
+            }
+            None if self.is_forgotten => {
+                ports.message(&Message::ListEnd {});
+                self.has_ended = true;
+            }
+            None => {}
+        }
+        if self.has_ended {
+            answering.stop(ports);
+        }
+        if self.has_ended && answering.is_drained() {
+            self.acks_due += answering.ahead();
+            self.answering = None;
+            if let Some((query, handles)) = self.next.take() {
+                self.begin(ports, handles, query);
+            }
+        }
+        self.has_ended && !before
+    }
+}
+
+/// A server that answers.
+#[derive(Debug, Default)]
+pub struct QueryServer {
+    slots: [AnswerSlot; QUERIES_MAX],
+    /// Whose messages the client acknowledges next.
+    about: u8,
+    /// The first query, and how many there were.
+    first: Option<Bytes>,
+    asked: u32,
+    answered: u64,
+    /// Of answers that ended.
+    sent_bytes: u64,
+}
+
+impl QueryServer {
+    /// `Some`: the client asks for nothing more.
+    ///
+    /// # Errors
+    /// When the client may not say that, or not now.
+    pub fn on_message(
+        &mut self,
+        ports: &mut Ports,
+        message: Message,
+    ) -> Result<Option<Totals>, Violation> {
+        match message {
+            Message::Query { slot, query } => {
+                let query = Query::from(query);
+                let handles = AnswerHandles::of(slot, self.asked);
+                self.note(ports, &query);
+                self.in_slot(ports, slot, |it, ports| it.ask(ports, handles, query))?;
+            }
+            Message::About { slot } => {
+                self.in_slot(ports, slot, |_, _| Ok(()))?;
+                self.about = slot;
+            }
+            Message::ListAck {} => {
+                self.in_slot(ports, self.about, AnswerSlot::on_acknowledged)?;
+            }
+            // It may have ended meanwhile.
+            Message::Forget { slot } => self.in_slot(ports, slot, |it, _| {
+                it.is_forgotten |= it.is_at_work();
+                Ok(())
+            })?,
+            Message::Finished {} => return Ok(Some(self.totals())),
+            _ => return violation("a message out of place among queries"),
+        }
+        Ok(None)
+    }
+
+    fn in_slot(
+        &mut self,
+        ports: &mut Ports,
+        slot: u8,
+        does: impl FnOnce(&mut AnswerSlot, &mut Ports) -> Result<(), Violation>,
+    ) -> Result<(), Violation> {
+        let Some(it) = self.slots.get_mut(usize::from(slot)) else {
+            return violation(format!(
+                "slot {slot} of a query, and there are {QUERIES_MAX}"
+            ));
+        };
+        ports.about(Some(slot));
+        let done = does(it, ports);
+        ports.about(None);
+        done
+    }
+
+    /// For the log.
+    fn note(&mut self, ports: &mut Ports, query: &Query) {
+        let more = self.asked as usize;
+        self.asked = self.asked.wrapping_add(1);
+        let first = self.first.get_or_insert_with(|| query.path().clone());
+        let (verb, path) = (Verb::Queries, first.clone());
+        ports.event(Event::Asked { verb, path, more });
+    }
+
+    pub fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
+        let OpOwner::Mover(MoverId(slot)) = OpOwner::of(op) else {
+            return;
+        };
+        let found = self.slots.get_mut(slot as usize);
+        if let Some(answering) = found.and_then(|it| it.answering.as_mut()) {
+            ports.about(Some(slot as u8));
+            answering.on_disk(ports, op, result);
+            ports.about(None);
+        }
+    }
+
+    pub fn advance(&mut self, ports: &mut Ports) {
+        let at_work = self.slots.iter().filter(|it| it.is_at_work()).count() as u32;
+        for (slot, it) in (0u8..).zip(&mut self.slots) {
+            ports.about(Some(slot));
+            let used_up = it.acks_due;
+            if !it.has_ended
+                && let Some(answering) = &mut it.answering
+            {
+                answering.share(ports, at_work, used_up);
+            }
+            let sent_bytes = it.answering.as_ref().map_or(0, Answering::sent_bytes);
+            if it.advance(ports) {
+                self.answered += 1;
+                self.sent_bytes += sent_bytes;
+            }
+        }
+        ports.about(None);
+    }
+
+    /// Nothing is asked for.
+    pub fn rests(&self) -> bool {
+        self.slots.iter().all(|it| it.answering.is_none())
+    }
+
+    /// The session ends: what is open is closed once nothing of it is in flight.
+    pub fn stop(&mut self, ports: &mut Ports) {
+        for it in &mut self.slots {
+            it.next = None;
+            if let Some(answering) = &mut it.answering {
+                answering.stop(ports);
+            }
+        }
+    }
+
+    pub fn is_drained(&self) -> bool {
+        let mut answers = self.slots.iter().filter_map(|it| it.answering.as_ref());
+        answers.all(Answering::is_drained)
+    }
+
+    pub fn totals(&self) -> Totals {
+        Totals {
+            files: self.answered,
+            sent_bytes: self.sent_bytes,
+            ..Totals::default()
+        }
+    }
+}

@@ -17,7 +17,9 @@ use std::time::Duration;
 use landro_sys::trusted::{self, Others, Untrusted};
 
 use crate::config::{LaneKinds, QuicConfig};
-use crate::engine::{self, BackendChoice, EngineError, ServeConfig, Server, ShutdownError};
+use crate::engine::{
+    self, BackendChoice, EngineError, PeerAccess, ServeConfig, Server, ShutdownError,
+};
 use crate::ids::Fingerprint;
 use crate::quic::Identity;
 use crate::signals::{Hangup, Signals};
@@ -25,7 +27,7 @@ use crate::signals::{Hangup, Signals};
 use metrics::{Endpoint, MetricsAddress, MetricsError};
 use partials::Partials;
 use policy::{Policy, Restrict};
-use visits::VisitBook;
+use visits::VisitKeeper;
 use watch::Watch;
 
 /// Larger than [`policy::MAX_PEERS`] lines with options and short comments.
@@ -102,10 +104,14 @@ impl Standing {
     }
 
     /// What the configuration and the file of peers say now.
-    fn change(&mut self, new: &Reread, authorized_peers: &Path) {
-        tell(new);
-        let policy = load_again(authorized_peers, &new.allow);
-        *self = Standing::new(policy, new.restrict.unwrap_or(self.restrict));
+    fn change(&mut self, policy: Policy, restrict: Option<Restrict>) {
+        *self = Standing::new(policy, restrict.unwrap_or(self.restrict));
+    }
+
+    /// What a peer may do now.
+    fn access(&self, peer: &Fingerprint) -> Option<PeerAccess> {
+        let now_unix_s = engine::before(Duration::ZERO);
+        self.policy.access(peer, self.restrict, now_unix_s)
     }
 
     /// Whether somebody's time is over since this was last asked.
@@ -129,6 +135,8 @@ pub enum DaemonError {
     Peers(#[from] Untrusted),
     #[error("starting the thread that looks for unfinished files: {0}")]
     Partials(io::Error),
+    #[error("starting the thread that writes down who came: {0}")]
+    Visits(io::Error),
     #[error(transparent)]
     Metrics(#[from] MetricsError),
     #[error("setting up signal handling: {0}")]
@@ -158,11 +166,10 @@ pub fn run(
     let policy = load(&authorized_peers, &allow)?;
     let standing = Arc::new(RwLock::new(Standing::new(policy, restrict)));
     let asked = Arc::clone(&standing);
+    // A poisoned lock still holds a whole policy: it is replaced in one assignment.
     let authorize = Arc::new(move |peer: &Fingerprint| {
-        // A poisoned lock still holds a whole policy: it is replaced in one assignment.
         let standing = asked.read().unwrap_or_else(PoisonError::into_inner);
-        let now_unix_s = engine::before(Duration::ZERO);
-        standing.policy.access(peer, standing.restrict, now_unix_s)
+        standing.access(peer)
     });
     let server = Server::start(ServeConfig {
         listen: options.listen,
@@ -187,33 +194,47 @@ pub fn run(
     // Searches until this function is over.
     let _partials = partials.map_err(DaemonError::Partials)?;
     // Answers until this function is over.
-    let metrics = options.metrics.as_ref();
-    let metrics = metrics.map(|at| Endpoint::start(at, server.numbers()));
-    let _metrics = metrics.transpose()?;
+    let answer = |at: &MetricsAddress| Endpoint::start(at, server.numbers());
+    let _metrics = options.metrics.as_ref().map(answer).transpose()?;
     tracing::info!("serving {} on {backend} ({reason})", options.root.display());
     ready(server.addresses()).map_err(DaemonError::Ready)?;
     notify::tell("READY=1");
     let mut watch = Watch::new(&server, notify::watchdog());
-    let dir = authorized_peers.parent().unwrap_or(Path::new("/"));
-    let mut visits = VisitBook::open(dir);
+    // Written down until this function is over.
+    let _visits = keep_visits(&authorized_peers, &server, standing.clone())?;
     let write = || standing.write().unwrap_or_else(PoisonError::into_inner);
     while signals.wait(watch.pause()).is_none() && !server.has_failed() {
         watch.look(&server);
-        visits.look(server.take_visits(), &write().policy);
         if write().has_expired() {
             tracing::info!("the time of a peer is over: what it is doing ends");
             server.reauthorise();
         }
         if signals.take_hangup() {
             let new = (options.reread)();
-            write().change(&new, &authorized_peers);
+            tell(&new);
+            // Before the lock is taken: workers ask by it, and a disk may not answer.
+            let policy = load_again(&authorized_peers, &new.allow);
+            write().change(policy, new.restrict);
             server.reauthorise();
         }
     }
     tracing::info!("stopping; a second signal quits at once");
     notify::tell("STOPPING=1");
-    visits.finish(server.take_visits(), &write().policy);
     Ok(server.shutdown().map(drop)?)
+}
+
+/// Who came is written down beside the file of who may.
+fn keep_visits(
+    authorized_peers: &Path,
+    server: &Server,
+    standing: Arc<RwLock<Standing>>,
+) -> Result<VisitKeeper, DaemonError> {
+    let dir = authorized_peers.parent().unwrap_or(Path::new("/"));
+    let knows = move |peer: &Fingerprint| {
+        let standing = standing.read().unwrap_or_else(PoisonError::into_inner);
+        standing.policy.knows(peer)
+    };
+    VisitKeeper::start(dir, server.visits(), Box::new(knows)).map_err(DaemonError::Visits)
 }
 
 /// What of the configuration does not hold now.

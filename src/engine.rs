@@ -46,7 +46,7 @@ pub use crate::quic::Identity;
 pub use crate::quic::QuicError;
 #[cfg(feature = "internals")]
 pub use crate::worker::Authorize;
-pub use crate::worker::{Carried, ClientEvent, Ended, PeerAccess, TransportStats, Visit};
+pub use crate::worker::{Carried, ClientEvent, Ended, PeerAccess, TransportStats, Visit, Visits};
 pub(crate) use client::Asker;
 pub use client::{Client, ClientConfig};
 pub(crate) use embedded::{Embedded, EmbeddedConfig, RunningCount, ServedDirectory};

@@ -5,12 +5,15 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
 
 use landro_sys::trusted::{self, Others};
 
-use super::policy::{MAX_PEERS, Policy};
-use crate::engine::{self, Visit};
+use super::policy::MAX_PEERS;
+use crate::engine::{Visit, Visits};
 use crate::ids::Fingerprint;
 
 /// Lines of as many peers as there may be.
@@ -22,50 +25,72 @@ const WRITTEN_EVERY: Duration = Duration::from_secs(10);
 /// Its name beside `authorized_peers`.
 pub const NAME: &str = "visits";
 
-/// What is known of visits, and what of it is not written yet.
-pub struct VisitBook {
+/// How long the end of the daemon waits for the last of it: a disk may not answer.
+const LAST_WITHIN: Duration = Duration::from_secs(1);
+
+/// Who may come, now or another day.
+type Knows = Box<dyn Fn(&Fingerprint) -> bool + Send>;
+
+/// The thread that writes them down: nobody else is to wait for that disk.
+pub struct VisitKeeper {
+    stop: Option<Sender<()>>,
+    done: Receiver<()>,
+}
+
+impl VisitKeeper {
+    /// Goes on with what a file in this directory says.
+    ///
+    /// # Errors
+    /// When the system has no room for another thread.
+    pub fn start(dir: &Path, visits: Arc<Visits>, knows: Knows) -> io::Result<VisitKeeper> {
+        let path = dir.join(NAME);
+        let ((stop, stopped), (ended, done)) = (mpsc::channel::<()>(), mpsc::channel());
+        thread::Builder::new()
+            .name("landro-visits".to_owned())
+            .spawn(move || {
+                let mut book = VisitBook {
+                    visits: read(&path, Others::MayRead),
+                    path,
+                    is_told: false,
+                };
+                while stopped.recv_timeout(WRITTEN_EVERY) == Err(RecvTimeoutError::Timeout) {
+                    book.write(visits.take(), &knows);
+                }
+                book.write(visits.take(), &knows);
+                let _ = ended.send(());
+            })?;
+        Ok(VisitKeeper {
+            stop: Some(stop),
+            done,
+        })
+    }
+}
+
+impl Drop for VisitKeeper {
+    fn drop(&mut self) {
+        self.stop = None;
+        let _ = self.done.recv_timeout(LAST_WITHIN);
+    }
+}
+
+/// What is known of visits.
+struct VisitBook {
     path: PathBuf,
     visits: HashMap<Fingerprint, Visit>,
-    /// When something new is written.
-    due: Option<Instant>,
     /// It was said that the file cannot be written.
     is_told: bool,
 }
 
 impl VisitBook {
-    /// Goes on with what a file in this directory says.
-    pub fn open(dir: &Path) -> VisitBook {
-        let path = dir.join(NAME);
-        VisitBook {
-            visits: read(&path, Others::MayRead),
-            path,
-            due: None,
-            is_told: false,
-        }
-    }
-
-    /// Takes what is new, and writes it when that is due.
-    pub fn look(&mut self, new: HashMap<Fingerprint, Visit>, policy: &Policy) {
-        let now = engine::now();
-        if !new.is_empty() {
-            self.visits.extend(new);
-            self.due.get_or_insert(now + WRITTEN_EVERY);
-        }
-        if self.due.is_some_and(|at| at <= now) {
-            self.write(policy);
-        }
-    }
-
-    /// Writes what is not written yet.
-    pub fn finish(&mut self, new: HashMap<Fingerprint, Visit>, policy: &Policy) {
-        self.visits.extend(new);
-        self.write(policy);
-    }
-
     /// Those who may come no more are forgotten.
-    fn write(&mut self, policy: &Policy) {
-        self.due = None;
-        self.visits.retain(|peer, _| policy.knows(peer));
+    fn write(&mut self, new: HashMap<Fingerprint, Visit>, knows: &Knows) {
+        let before = self.visits.len();
+        let is_new = !new.is_empty();
+        self.visits.extend(new);
+        self.visits.retain(|peer, _| knows(peer));
+        if !is_new && self.visits.len() == before {
+            return;
+        }
         let lines = self.visits.iter().map(|(peer, visit)| {
             let Visit { at_unix_s, from } = visit;
             format!("{peer} {at_unix_s} {from}\n")
@@ -124,16 +149,23 @@ mod tests {
             at_unix_s,
             from: "2001:db8::1".parse().unwrap(),
         };
-        let policy = Policy::of(&[known]);
-        let mut book = VisitBook::open(dir.path());
-        book.look([(known, visit(1))].into(), &policy);
-        assert!(!dir.path().join(NAME).exists(), "not yet");
-        book.finish([(gone, visit(2))].into(), &policy);
+        let visits = Arc::<Visits>::default();
+        let start = || {
+            let knows = Box::new(move |peer: &Fingerprint| *peer == known);
+            VisitKeeper::start(dir.path(), visits.clone(), knows).unwrap()
+        };
+        let keeper = start();
+        visits.note(known, visit(1));
+        visits.note(gone, visit(2));
+        drop(keeper);
         let path = dir.path().join(NAME);
-        assert_eq!(read(&path, Others::MayRead), [(known, visit(1))].into());
+        let found = || read(&path, Others::MayRead);
+        assert_eq!(found(), [(known, visit(1))].into());
+        drop(start());
+        assert_eq!(found(), [(known, visit(1))].into(), "nothing new");
         let odd = format!("{known} x y\n\nnothing\n{known} 5 192.0.2.1\n");
         fs::write(&path, odd).unwrap();
-        assert_eq!(read(&path, Others::MayRead)[&known].at_unix_s, 5);
+        assert_eq!(found()[&known].at_unix_s, 5);
         assert!(read(&dir.path().join("none"), Others::MayRead).is_empty());
     }
 }

@@ -1,6 +1,5 @@
 //! A daemon: the workers that serve a root, from their start to their end.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,13 +19,13 @@ use super::{
 use crate::budget::Budget;
 use crate::config::{LaneKinds, QuicConfig};
 use crate::disk::{Digests, ServedRoot};
-use crate::ids::{Fingerprint, WorkerId};
+use crate::ids::WorkerId;
 use crate::metrics::Metrics;
 use crate::quic::{Identity, Secrets, Setup, TRANSFER_PROTOCOL, TicketKeys, Trust};
 use crate::tcp::{ClearPasses, TcpSetup};
 use crate::worker::{
     Authorize, ListenAt, Mail, Mailbox, OwnAddresses, Programs, Service, Shared, TransportStats,
-    Visit, WorkerParts,
+    Visits, WorkerParts,
 };
 
 /// How long a daemon that is told to stop tells its peers.
@@ -195,9 +194,9 @@ impl Server {
         }
     }
 
-    /// Whose sessions began since this was last asked, at most 4,096 of them.
-    pub fn take_visits(&self) -> HashMap<Fingerprint, Visit> {
-        self.shared.visits.take()
+    /// Whose sessions begin, until somebody takes them.
+    pub fn visits(&self) -> Arc<Visits> {
+        self.shared.visits.clone()
     }
 
     /// Whether each worker's loop turned since it was last asked; asks those anew that answered.

@@ -16,8 +16,8 @@ use crate::metrics::Metrics;
 use crate::quic::Secrets;
 use crate::tcp::TcpSetup;
 use crate::worker::{
-    BackendWish, Mail, Mailbox, Programs, Pulse, Service, Shared, StreamDescriptors, Visits,
-    Worker, WorkerParts,
+    BackendWish, Mail, Mailbox, Programs, Pulse, Service, Shared, StreamDescriptors, Worker,
+    WorkerParts,
 };
 
 /// Mail a worker may have waiting: strays of a busy moment; more are dropped like datagrams may
@@ -124,7 +124,7 @@ pub(super) fn share(workers: u8, sharing: Sharing) -> (Arc<Shared>, Vec<Receiver
         service,
         added_lanes,
         homes: Arc::default(),
-        visits: Visits::default(),
+        visits: Arc::default(),
         descriptors: StreamDescriptors::of_this_process(workers),
         settler,
         digests,

@@ -126,7 +126,7 @@ pub struct Shared {
     pub added_lanes: Option<TcpSetup>,
     pub homes: Arc<SessionHomes>,
     /// Peers of a daemon whose sessions began.
-    pub visits: Visits,
+    pub visits: Arc<Visits>,
     pub descriptors: StreamDescriptors,
     /// Set for a daemon: takes the marks of directories away when their data is on disk.
     pub settler: Option<Settler>,

@@ -20,16 +20,16 @@ use crate::proto::{DiskDone, DiskError, Event, SessionError, Totals, Verb};
 pub(super) const ANSWERS_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug)]
-enum Answering {
+enum AnswerUnderWay {
     Rows(Box<Lister>),
     Range(Box<RangeServer>),
 }
 
-impl Answering {
-    fn new(ports: &mut Ports, handles: AnswerHandles, query: Query) -> Answering {
+impl AnswerUnderWay {
+    fn new(ports: &mut Ports, handles: AnswerHandles, query: Query) -> AnswerUnderWay {
         match query {
             Query::List { path } => {
-                Answering::Rows(Box::new(Lister::new(ports, handles, path, false)))
+                AnswerUnderWay::Rows(Box::new(Lister::new(ports, handles, path, false)))
             }
             Query::Read {
                 path,
@@ -37,66 +37,66 @@ impl Answering {
                 follow_named,
             } => {
                 let asked = (path, follow_named);
-                Answering::Range(Box::new(RangeServer::new(ports, handles, asked, range)))
+                AnswerUnderWay::Range(Box::new(RangeServer::new(ports, handles, asked, range)))
             }
         }
     }
 
     fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
         match self {
-            Answering::Rows(lister) => lister.on_disk(ports, op, result),
-            Answering::Range(server) => server.on_disk(ports, op, result),
+            AnswerUnderWay::Rows(lister) => lister.on_disk(ports, op, result),
+            AnswerUnderWay::Range(server) => server.on_disk(ports, op, result),
         }
     }
 
     fn on_acknowledged(&mut self, ports: &mut Ports) -> Result<(), Violation> {
         match self {
-            Answering::Rows(lister) => lister.on_acknowledged(ports),
-            Answering::Range(server) => server.on_acknowledged(ports),
+            AnswerUnderWay::Rows(lister) => lister.on_acknowledged(ports),
+            AnswerUnderWay::Range(server) => server.on_acknowledged(ports),
         }
     }
 
     /// So many answers share what may be under way, and so much of this one's share is used up.
     fn share(&mut self, ports: &mut Ports, answers: u32, used_up: u32) {
         match self {
-            Answering::Rows(lister) => lister.share(ports, answers, used_up),
-            Answering::Range(server) => server.share(ports, answers, used_up),
+            AnswerUnderWay::Rows(lister) => lister.share(ports, answers, used_up),
+            AnswerUnderWay::Range(server) => server.share(ports, answers, used_up),
         }
     }
 
     fn result(&self) -> Option<Result<(), SessionError>> {
         match self {
-            Answering::Rows(lister) => lister.result(),
-            Answering::Range(server) => server.result(),
+            AnswerUnderWay::Rows(lister) => lister.result(),
+            AnswerUnderWay::Range(server) => server.result(),
         }
     }
 
     /// Messages that the client has not acknowledged.
     fn ahead(&self) -> u32 {
         match self {
-            Answering::Rows(lister) => lister.ahead(),
-            Answering::Range(server) => server.ahead(),
+            AnswerUnderWay::Rows(lister) => lister.ahead(),
+            AnswerUnderWay::Range(server) => server.ahead(),
         }
     }
 
     fn sent_bytes(&self) -> u64 {
         match self {
-            Answering::Rows(_) => 0,
-            Answering::Range(server) => server.all_sent_bytes(),
+            AnswerUnderWay::Rows(_) => 0,
+            AnswerUnderWay::Range(server) => server.all_sent_bytes(),
         }
     }
 
     fn stop(&mut self, ports: &mut Ports) {
         match self {
-            Answering::Rows(lister) => lister.stop(ports),
-            Answering::Range(server) => server.stop(ports),
+            AnswerUnderWay::Rows(lister) => lister.stop(ports),
+            AnswerUnderWay::Range(server) => server.stop(ports),
         }
     }
 
     fn is_drained(&self) -> bool {
         match self {
-            Answering::Rows(lister) => lister.is_drained(),
-            Answering::Range(server) => server.is_drained(),
+            AnswerUnderWay::Rows(lister) => lister.is_drained(),
+            AnswerUnderWay::Range(server) => server.is_drained(),
         }
     }
 }
@@ -104,7 +104,7 @@ impl Answering {
 #[derive(Debug, Default)]
 struct AnswerSlot {
     /// Until its files are closed, which its end does not wait for.
-    answering: Option<Answering>,
+    answering: Option<AnswerUnderWay>,
     /// Its last message was said.
     has_ended: bool,
     is_forgotten: bool,
@@ -137,7 +137,7 @@ impl AnswerSlot {
 
     fn begin(&mut self, ports: &mut Ports, handles: AnswerHandles, query: Query) {
         (self.has_ended, self.is_forgotten) = (false, false);
-        self.answering = Some(Answering::new(ports, handles, query));
+        self.answering = Some(AnswerUnderWay::new(ports, handles, query));
     }
 
     fn on_acknowledged(&mut self, ports: &mut Ports) -> Result<(), Violation> {
@@ -281,7 +281,7 @@ impl QueryServer {
             {
                 answering.share(ports, at_work, used_up);
             }
-            let sent_bytes = it.answering.as_ref().map_or(0, Answering::sent_bytes);
+            let sent_bytes = it.answering.as_ref().map_or(0, AnswerUnderWay::sent_bytes);
             if it.advance(ports) {
                 self.answered += 1;
                 self.sent_bytes += sent_bytes;
@@ -307,7 +307,7 @@ impl QueryServer {
 
     pub fn is_drained(&self) -> bool {
         let mut answers = self.slots.iter().filter_map(|it| it.answering.as_ref());
-        answers.all(Answering::is_drained)
+        answers.all(AnswerUnderWay::is_drained)
     }
 
     pub fn totals(&self) -> Totals {

@@ -23,7 +23,7 @@ use landro::{
 };
 
 /// How the daemon's log ends a session of questions.
-const SESSION: &str = "session complete: queries";
+const SESSION: &str = "session complete verb=queries";
 
 fn data(bytes: usize, seed: usize) -> Vec<u8> {
     (0..bytes).map(|at| ((at * at + seed) >> 5) as u8).collect()

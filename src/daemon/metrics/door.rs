@@ -3,13 +3,10 @@
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{self, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use nix::sys::socket;
 
 use super::address::MetricsAddress;
 
@@ -112,11 +109,11 @@ impl MetricsDoor {
     /// Who waits in [`MetricsDoor::accept`] comes back with an error, and so does who waits later.
     /// It takes no descriptor, no address and no name, which may all be gone.
     pub(super) fn close(&self) {
-        let listener = match self {
-            MetricsDoor::Tcp(listener) => listener.as_raw_fd(),
-            MetricsDoor::Unix(listener, ..) => listener.as_raw_fd(),
+        let stopped = match self {
+            MetricsDoor::Tcp(listener) => landro_sys::stop_accepting(listener),
+            MetricsDoor::Unix(listener, ..) => landro_sys::stop_accepting(listener),
         };
-        if let Err(error) = socket::shutdown(listener, socket::Shutdown::Both) {
+        if let Err(error) = stopped {
             tracing::warn!(%error, "ending to listen for --metrics failed");
         }
         // What another process has given that name is its own.

@@ -194,7 +194,7 @@ pub fn run(
     // Searches until this function is over.
     let _partials = partials.map_err(DaemonError::Partials)?;
     // Answers until this function is over.
-    let answer = |at: &MetricsAddress| Endpoint::start(at, server.numbers());
+    let answer = |at| Endpoint::start(at, server.numbers());
     let _metrics = options.metrics.as_ref().map(answer).transpose()?;
     tracing::info!("serving {} on {backend} ({reason})", options.root.display());
     ready(server.addresses()).map_err(DaemonError::Ready)?;

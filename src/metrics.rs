@@ -10,7 +10,7 @@ mod distribution;
 mod snapshot;
 mod table;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 pub use block::{Block, Recorder};
@@ -29,7 +29,7 @@ use distribution::Distributions;
 #[derive(Debug)]
 pub struct Metrics {
     blocks: Vec<Arc<Block>>,
-    /// Taken by a worker once a second at most, and by a scrape.
+    /// Taken by a worker once a second at most, if nobody has it, and by a scrape.
     times: Mutex<Distributions>,
     path: Mutex<MeasuredPath>,
 }
@@ -60,11 +60,24 @@ impl Metrics {
         block.cloned().unwrap_or_default()
     }
 
-    /// Takes over what a worker recorded.
-    pub fn take(&self, recorder: &mut Recorder) {
-        if recorder.has_any() {
-            recorder.hand_over(&mut self.times());
+    /// Takes over what a worker recorded, if that is to be had without waiting. False: it is not,
+    /// as somebody reads what there is; the worker has it still.
+    pub fn take(&self, recorder: &mut Recorder) -> bool {
+        if !recorder.has_any() {
+            return true;
         }
+        let mut times = match self.times.try_lock() {
+            Ok(times) => times,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        recorder.hand_over(&mut times);
+        true
+    }
+
+    /// The same of a worker that ends, which waits.
+    pub fn take_last(&self, recorder: &mut Recorder) {
+        recorder.hand_over(&mut self.times());
     }
 
     /// A connection was measured.
@@ -74,6 +87,12 @@ impl Metrics {
             min_rtt: last.min_rtt.into_iter().chain(path.min_rtt).min(),
             ..path
         };
+    }
+
+    /// One number, added up: what a worker itself wants to know.
+    pub fn get<const N: usize>(&self, metric: Metric, labels: [usize; N]) -> u64 {
+        let cell = metric.cell(labels);
+        self.blocks.iter().map(|block| block.read(cell)).sum()
     }
 
     /// All of it, added up.
@@ -98,3 +117,31 @@ pub fn of_kind(kind: LaneKind) -> usize {
 
 /// A connection that came to nothing, in place of a kind.
 pub const NO_KIND: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker that has packets to send does not wait for who reads.
+    #[test]
+    fn what_is_recorded_while_somebody_reads_is_handed_over_later() {
+        let (metrics, mut recorder) = (Metrics::new(1), Recorder::default());
+        let count = || {
+            metrics
+                .snapshot()
+                .times(Distribution::FirstByte, [])
+                .count()
+        };
+        recorder.record(Distribution::FirstByte, [], Duration::from_millis(1));
+        let reads = metrics.times();
+        assert!(!metrics.take(&mut recorder));
+        drop(reads);
+        assert_eq!(count(), 0);
+        assert!(metrics.take(&mut recorder));
+        assert_eq!(count(), 1);
+        assert!(metrics.take(&mut recorder), "there is nothing");
+        recorder.record(Distribution::FirstByte, [], Duration::from_millis(1));
+        metrics.take_last(&mut recorder);
+        assert_eq!(count(), 2);
+    }
+}

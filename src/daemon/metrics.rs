@@ -21,17 +21,18 @@ pub use door::MetricsError;
 use door::{MetricsDoor, Scrape};
 use request::{Request, ScrapeAnswer};
 
-/// Scrapes that are answered at a time; for another one the oldest is given up, so that nobody who
-/// says nothing keeps others out.
-const SCRAPES_MAX: usize = 4;
+/// Scrapes that are answered at a time; for another one the oldest that has not asked yet is given
+/// up, so that nobody who says nothing keeps others out.
+const SCRAPES_MAX: usize = 32;
 
 /// How long a scrape may take to ask, and as long again to take the answer. Prometheus gives up
 /// after 10 s.
 const ASKS_WITHIN: Duration = Duration::from_secs(5);
 const TAKES_WITHIN: Duration = Duration::from_secs(5);
 
-/// Between two scrapes: not more than 200 are begun in a second.
-const PAUSE: Duration = Duration::from_millis(5);
+/// Between two scrapes: not more than 20 are begun in a second. So whoever comes has a second and a
+/// half to ask, however many others come.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// After an accept(2) that failed, for want of descriptors nearly always.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
@@ -80,6 +81,7 @@ impl Drop for Endpoint {
 struct Answering {
     /// Another handle of its connection, to end it by.
     connection: Scrape,
+    has_asked: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -101,7 +103,9 @@ fn keep(door: &MetricsDoor, stop: &AtomicBool, numbers: &DaemonNumbers) {
         all.retain(|answering| !answering.thread.is_finished());
         if all.len() >= SCRAPES_MAX {
             // In the order they came.
-            all.remove(0).end();
+            let is_silent = |it: &Answering| !it.has_asked.load(Ordering::Relaxed);
+            let given_up = all.iter().position(is_silent).unwrap_or(0);
+            all.remove(given_up).end();
         }
         let answering = accepted.and_then(|connection| begin(connection, numbers.clone()));
         match answering {
@@ -118,10 +122,12 @@ fn keep(door: &MetricsDoor, stop: &AtomicBool, numbers: &DaemonNumbers) {
 
 fn begin(mut connection: Scrape, numbers: DaemonNumbers) -> io::Result<Answering> {
     let again = connection.again()?;
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let asked = has_asked.clone();
     let thread = thread::Builder::new()
         .name("landro-scrape".to_owned())
         .spawn(move || {
-            if let Err(error) = answer(&mut connection, &numbers) {
+            if let Err(error) = answer(&mut connection, &asked, &numbers) {
                 tracing::debug!(%error, "a scrape of the metrics ended early");
             }
             // The other handle would keep it open.
@@ -129,12 +135,17 @@ fn begin(mut connection: Scrape, numbers: DaemonNumbers) -> io::Result<Answering
         })?;
     Ok(Answering {
         connection: again,
+        has_asked,
         thread,
     })
 }
 
 /// One request, one answer.
-fn answer(connection: &mut Scrape, numbers: &DaemonNumbers) -> io::Result<()> {
+fn answer(
+    connection: &mut Scrape,
+    has_asked: &AtomicBool,
+    numbers: &DaemonNumbers,
+) -> io::Result<()> {
     let until = engine::now() + ASKS_WITHIN;
     let mut request = Request::default();
     let asked = loop {
@@ -147,6 +158,7 @@ fn answer(connection: &mut Scrape, numbers: &DaemonNumbers) -> io::Result<()> {
             bytes => request.read(bytes),
         }
     };
+    has_asked.store(true, Ordering::Relaxed);
     let answer = ScrapeAnswer::to(asked, || exposition::text(numbers));
     let (until, mut bytes) = (engine::now() + TAKES_WITHIN, answer.bytes());
     while !bytes.is_empty() {

@@ -133,5 +133,18 @@ mod tests {
         assert_eq!(snapshot.get(Metric::Sessions, []), 6);
         assert_eq!(snapshot.get(Metric::TransportBytes, [1, 0]), 45);
         assert_eq!(snapshot.get(Metric::TransportBytes, [0, 0]), 0);
+        assert_eq!(metrics.get(Metric::TransportBytes, [1, 0]), 45);
+    }
+
+    /// Some gauges are what peers say.
+    #[test]
+    fn sums_do_not_overflow() {
+        let metrics = Metrics::new(2);
+        for worker in 0..2 {
+            metrics
+                .block(worker)
+                .set(Metric::StreamCredit, [], u64::MAX - 1);
+        }
+        assert_eq!(metrics.snapshot().get(Metric::StreamCredit, []), u64::MAX);
     }
 }

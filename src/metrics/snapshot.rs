@@ -85,8 +85,8 @@ impl Snapshot {
     }
 
     fn sum(&self, cell: usize) -> u64 {
-        let of_workers: u64 = self.workers.iter().map(|cells| cells[cell]).sum();
-        of_workers + self.looked_up[cell]
+        let of_workers = self.workers.iter().map(|cells| cells[cell]);
+        of_workers.fold(self.looked_up[cell], u64::saturating_add)
     }
 
     /// The value of each series of a metric, in the order of [`super::series`]; of one worker, or

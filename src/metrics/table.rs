@@ -192,7 +192,7 @@ metrics! {
     TransportBytes Counter Bytes "transport" [KINDS, DIRECTIONS] false
         "What connections carried, with all that it takes to carry it. Kind none: of handshakes that led to nothing.";
     FileBytes Counter Bytes "file" [ERRANDS] false
-        "File data that sessions moved: to this host by push, from it by pull and read.";
+        "File data that sessions moved: to this host by push, from it by pull and queries. Told every 4 MiB and every 50 ms, and at the end: of a session that is cut off what came after the last time is missing.";
     Records Counter Things "chunks" [DIRECTIONS] false
         "Small files and chunks of large ones that sessions moved whole.";
     Entries Counter Things "entries" [ENTRY_ENDS] false
@@ -216,7 +216,7 @@ metrics! {
     Streams Gauge Things "streams" [DIRECTIONS] false
         "Data streams of sessions that are under way.";
     StreamCredit Gauge Things "stream_credit" [] false
-        "Data streams that peers would let us open beside those there are, over QUIC.";
+        "Data streams that peers would let us open beside those there are, over QUIC; of a connection 1048576 at most.";
     StreamResets Counter Things "stream_resets" [SIDES] false
         "Streams over QUIC that were cut off by their sender.";
     StreamStops Counter Things "stream_stops" [SIDES] false
@@ -294,13 +294,13 @@ pub const DISTRIBUTIONS: &[DistributionDefinition] = &[
     DistributionDefinition {
         distribution: Distribution::FirstByte,
         base: "first_byte",
-        help: "From a session's beginning until the first byte of data left or came.",
+        help: "From a session's beginning until the first byte of data left or came, on the worker that has the session.",
         labels: &[],
     },
     DistributionDefinition {
         distribution: Distribution::Rtt,
         base: "rtt",
-        help: "Smoothed round-trip times: each connection that something happens to is asked once a second.",
+        help: "Smoothed round-trip times: each connection that something happens to is asked once a second, and once more at its end.",
         labels: &[KINDS],
     },
     DistributionDefinition {

@@ -39,6 +39,8 @@ pub struct PathSnapshot {
 impl PathSnapshot {
     /// Copies a path's numbers: not for every packet.
     pub(super) fn of(quiche: &Quiche) -> PathSnapshot {
+        // quiche knows of one path for life, wherever the peer goes (see whereabouts): its numbers
+        // are those of the connection, and to look at them takes no look at all streams.
         let Some(path) = quiche
             .path_stats()
             .find(|path| path.active || path.sent > 0)

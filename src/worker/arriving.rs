@@ -45,8 +45,9 @@ impl Worker {
             oldest => oldest,
         };
         if is_short && oldest.is_none() {
-            let count = self.io.count_refusal(Refusal::Descriptors);
-            if count.is_power_of_two() && self.io.log.admits(Who::Strangers, self.io.now) {
+            let here = self.io.count_refusal(Refusal::Descriptors);
+            if here.is_power_of_two() && self.io.log.admits(Who::Strangers, self.io.now) {
+                let count = self.io.refusals(Refusal::Descriptors);
                 tracing::warn!(
                     %peer,
                     count,
@@ -59,7 +60,7 @@ impl Worker {
             .connections
             .accept_stream(&mut self.io, setup, (stream, peer));
         if let Some(oldest) = oldest.filter(|_| accepted) {
-            self.drop_connection(oldest);
+            self.displace(oldest);
         }
     }
 }

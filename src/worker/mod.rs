@@ -325,6 +325,9 @@ impl Worker {
             let Some(completion) = self.io.driver.next_completion() else {
                 return;
             };
+            if !matches!(completion, Completion::Woken) {
+                self.io.lookups.want();
+            }
             self.take(completion);
         }
     }
@@ -393,10 +396,14 @@ impl Worker {
     }
 
     fn hand_over_file_operations(&mut self) {
+        let hung = self.disk.hung();
         self.disk.feed_yielded();
         self.disk.close_kept();
         self.disk.feed_starved();
         self.disk.feed_short(self.io.now);
+        if self.disk.hung() != hung {
+            self.io.lookups.want();
+        }
         while let Some((token, op)) = self.disk.next_operation() {
             self.io.driver.file(token, op);
         }
@@ -465,6 +472,8 @@ impl Worker {
     /// What the process is to know of a worker that ends.
     fn say_the_end(mut self) {
         self.look_up();
+        let metrics = &self.io.shared.metrics;
+        metrics.take_last(&mut self.io.recorder);
         if let Some(client) = self.client {
             client.say_the_end((&self.io.shared.metrics.snapshot()).into());
         }

@@ -19,6 +19,11 @@ impl Loop {
         self.numbers.add(Metric::Refused, [why as usize], 1)
     }
 
+    /// How often somebody was not let in for this reason, on all workers.
+    pub(crate) fn refusals(&self, why: Refusal) -> u64 {
+        self.shared.metrics.get(Metric::Refused, [why as usize])
+    }
+
     /// An operation on files ended.
     pub(super) fn count_disk(&mut self, done: &Finished) {
         let Some((work, took)) = done.took else {
@@ -62,7 +67,9 @@ impl Loop {
             Backend::Poll => BackendKind::Poll,
         };
         numbers.set(Metric::Workers, [kind as usize], 1);
-        self.shared.metrics.take(&mut self.recorder);
+        if !self.shared.metrics.take(&mut self.recorder) {
+            self.lookups.want();
+        }
     }
 }
 

@@ -14,7 +14,7 @@ impl Worker {
         while self.connections.is_crowded(&self.io)
             && let Some(key) = self.connections.oldest_of_the_crowd(&mut self.io)
         {
-            self.drop_connection(key);
+            self.displace(key);
         }
         if self.connections.is_overheld(&self.io)
             && let Some(key) = self.connections.heaviest_of_the_heaviest()

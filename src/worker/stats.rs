@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::LaneKind;
-use crate::metrics::{FlowDirection, Metric, Snapshot, of_kind};
+use crate::metrics::{FlowDirection, Metric, NO_KIND, Snapshot, of_kind};
 
 /// Counters of all connections of a process, or of one command's transfer.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +58,8 @@ impl From<&Snapshot> for TransportStats {
             let kinds = kinds.into_iter();
             kinds.map(|kind| counted.get(metric, [of_kind(kind)])).sum()
         };
+        // Of handshakes that came to nothing, too, as all packets are.
+        let unused = counted.get(Metric::Retransmissions, [NO_KIND]);
         let path = counted.path();
         TransportStats {
             rtt: path.rtt,
@@ -65,7 +67,7 @@ impl From<&Snapshot> for TransportStats {
             sent_packets: counted.get(Metric::Packets, [FlowDirection::Sent as usize]),
             received_packets: counted.get(Metric::Packets, [FlowDirection::Received as usize]),
             lost_packets: counted.get(Metric::PacketsLost, []),
-            retransmitted_packets: of_kinds(Metric::Retransmissions),
+            retransmitted_packets: of_kinds(Metric::Retransmissions) + unused,
             cwnd_bytes: path.cwnd_bytes,
             gso_batch_mean: counted.batches(Metric::GsoPackets).mean(),
             gro_batch_mean: counted.batches(Metric::GroPackets).mean(),

@@ -206,6 +206,14 @@ impl Worker {
         is_heavy
     }
 
+    /// Removes a handshake that others need the room of.
+    pub(super) fn displace(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.displace();
+        }
+        self.drop_connection(key);
+    }
+
     /// Removes a closed connection and gives back what it held.
     pub(super) fn drop_connection(&mut self, key: usize) {
         if !self.connections.contains(key) {

@@ -59,4 +59,4 @@ pub use socket::{
     route_to,
 };
 pub use tcp::{Interest, TcpId, TcpInfo, TcpListener, TcpStream, check_congestion};
-pub use wake::WakeHandle;
+pub use wake::{WakeHandle, stop_accepting};

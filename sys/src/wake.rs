@@ -1,13 +1,15 @@
 //! Waking a driver from another thread: an eventfd, written at most once until the driver has seen
-//! it.
+//! it. And what waits in accept(2).
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use socket2::SockRef;
 
 /// Wakes one driver, from any thread; outlives the driver harmlessly. Wakes that the driver has not
 /// seen yet coalesce into one [`crate::Completion::Woken`].
@@ -75,4 +77,13 @@ impl WakeHandle {
     pub(crate) fn raw_fd(&self) -> RawFd {
         self.inner.event.as_raw_fd()
     }
+}
+
+/// Has a thread that waits in accept(2) for this listener come back with an error, and so every
+/// later accept of it. Linux does so for TCP and for sockets among files; it takes no descriptor.
+///
+/// # Errors
+/// What shutdown(2) says.
+pub fn stop_accepting(listener: impl AsFd) -> io::Result<()> {
+    SockRef::from(&listener).shutdown(Shutdown::Both)
 }

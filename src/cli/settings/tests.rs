@@ -69,7 +69,10 @@ fn the_command_line_comes_before_the_environment_before_the_file() {
         line(&settings, "backend").1,
         "backend = \"auto\"  # default"
     );
-    assert_eq!(line(&settings, "qlog").1, "# qlog: not set  # default");
+    assert_eq!(
+        line(&settings, "qlog").1,
+        "# qlog: none are written  # default"
+    );
     let settings = told("/typed", &[], file).unwrap();
     assert_eq!(settings.args.root, PathBuf::from("/typed"));
     assert_eq!(line(&settings, "root").0.origin, Origin::CommandLine);

@@ -3,8 +3,8 @@
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{self, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,7 +43,20 @@ pub enum MetricsError {
 #[derive(Debug)]
 pub(super) enum MetricsDoor {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener, PathBuf, SocketFile),
+}
+
+/// Which file a socket is, whatever its name is given to later: its device and inode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct SocketFile(u64, u64);
+
+impl SocketFile {
+    /// # Errors
+    /// Nothing has that name, or nobody may look.
+    fn of(path: &Path) -> io::Result<SocketFile> {
+        let found = fs::symlink_metadata(path)?;
+        Ok(SocketFile(found.dev(), found.ino()))
+    }
 }
 
 impl MetricsDoor {
@@ -61,11 +74,11 @@ impl MetricsDoor {
             MetricsAddress::Unix(path) => {
                 make_room(path)?;
                 let listener = listen_in_private(path);
-                let listener = listener.map_err(|source| {
+                let (listener, file) = listener.map_err(|source| {
                     let path = path.clone();
                     MetricsError::Socket { path, source }
                 })?;
-                Ok(MetricsDoor::Unix(listener, path.clone()))
+                Ok(MetricsDoor::Unix(listener, path.clone(), file))
             }
         }
     }
@@ -78,7 +91,7 @@ impl MetricsDoor {
                     .local_addr()
                     .unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0))),
             ),
-            MetricsDoor::Unix(_, path) => MetricsAddress::Unix(path.clone()),
+            MetricsDoor::Unix(_, path, _) => MetricsAddress::Unix(path.clone()),
         }
     }
 
@@ -89,28 +102,25 @@ impl MetricsDoor {
     pub(super) fn accept(&self) -> io::Result<Scrape> {
         match self {
             MetricsDoor::Tcp(listener) => Ok(Scrape::Tcp(listener.accept()?.0)),
-            MetricsDoor::Unix(listener, _) => Ok(Scrape::Unix(listener.accept()?.0)),
+            MetricsDoor::Unix(listener, ..) => Ok(Scrape::Unix(listener.accept()?.0)),
         }
     }
 
-    /// Who waits in [`MetricsDoor::accept`] comes back, by a connection of our own.
+    /// Who waits in [`MetricsDoor::accept`] comes back with an error, and so does who waits later.
+    /// It takes no descriptor, no address and no name, which may all be gone.
     pub(super) fn close(&self) {
-        match self {
-            MetricsDoor::Tcp(listener) => {
-                if let Ok(mut own) = listener.local_addr() {
-                    if own.ip().is_unspecified() {
-                        own.set_ip(match own {
-                            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-                        });
-                    }
-                    drop(TcpStream::connect_timeout(&own, Duration::from_secs(1)));
-                }
-            }
-            MetricsDoor::Unix(_, path) => {
-                drop(UnixStream::connect(path));
-                let _ = fs::remove_file(path);
-            }
+        let stopped = match self {
+            MetricsDoor::Tcp(listener) => landro_sys::stop_accepting(listener),
+            MetricsDoor::Unix(listener, ..) => landro_sys::stop_accepting(listener),
+        };
+        if let Err(error) = stopped {
+            tracing::warn!(%error, "ending to listen for --metrics failed");
+        }
+        // What another process has given that name is its own.
+        if let MetricsDoor::Unix(_, path, file) = self
+            && SocketFile::of(path).is_ok_and(|found| found == *file)
+        {
+            let _ = fs::remove_file(path);
         }
     }
 }
@@ -121,6 +131,8 @@ fn make_room(path: &Path) -> Result<(), MetricsError> {
         let path = path.to_path_buf();
         MetricsError::Socket { path, source }
     };
+    // rename(2) below would give it a name that nobody can connect to.
+    net::SocketAddr::from_pathname(path).map_err(failed)?;
     let path_of = || path.to_path_buf();
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -139,15 +151,16 @@ fn make_room(path: &Path) -> Result<(), MetricsError> {
 
 /// A socket has the mode that the umask leaves until it is given another one: so it is made where
 /// nobody else may look, and then moved to its place.
-fn listen_in_private(path: &Path) -> io::Result<UnixListener> {
+fn listen_in_private(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let private = directory.join(format!(".landro-{:08x}", rand::random::<u32>()));
     DirBuilder::new().mode(0o700).create(&private)?;
     let socket = private.join("m");
     let made = UnixListener::bind(&socket).and_then(|listener| {
         fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
+        let file = SocketFile::of(&socket)?;
         fs::rename(&socket, path)?;
-        Ok(listener)
+        Ok((listener, file))
     });
     if made.is_err() {
         let _ = fs::remove_file(&socket);
@@ -248,6 +261,41 @@ mod tests {
         let taken = MetricsDoor::open(&at).unwrap_err();
         assert!(matches!(taken, MetricsError::InUse { .. }), "{taken}");
         door.close();
+        assert!(!path.exists());
+    }
+
+    /// Whoever waits for scrapes ends, though nobody can reach the socket any more.
+    #[test]
+    fn who_waits_ends_whatever_became_of_the_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.sock");
+        for at in [
+            MetricsAddress::Unix(path.clone()),
+            MetricsAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))),
+        ] {
+            let door = MetricsDoor::open(&at).unwrap();
+            let is_among_files = matches!(at, MetricsAddress::Unix(_));
+            if is_among_files {
+                fs::remove_file(&path).unwrap();
+                fs::write(&path, "another's").unwrap();
+            }
+            std::thread::scope(|scope| {
+                let waits = scope.spawn(|| door.accept().is_err());
+                // It may wait by now, or come too late to wait at all.
+                std::thread::sleep(Duration::from_millis(50));
+                door.close();
+                assert!(waits.join().unwrap());
+            });
+            assert!(!is_among_files || fs::read(&path).unwrap() == b"another's");
+        }
+    }
+
+    #[test]
+    fn a_name_that_nobody_can_connect_to_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m".repeat(120));
+        let refused = MetricsDoor::open(&MetricsAddress::Unix(path.clone())).unwrap_err();
+        assert!(matches!(refused, MetricsError::Socket { .. }), "{refused}");
         assert!(!path.exists());
     }
 

@@ -26,7 +26,7 @@ impl Default for Request {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ScrapeAsked {
     Metrics { with_body: bool },
-    AnotherPath,
+    AnotherPath { with_body: bool },
     AnotherMethod,
     TooLong,
     NoHttp,
@@ -58,7 +58,8 @@ impl Request {
                 Some(match (request.method, path) {
                     (Some("GET"), "/metrics") => ScrapeAsked::Metrics { with_body: true },
                     (Some("HEAD"), "/metrics") => ScrapeAsked::Metrics { with_body: false },
-                    (Some("GET" | "HEAD"), _) => ScrapeAsked::AnotherPath,
+                    (Some("GET"), _) => ScrapeAsked::AnotherPath { with_body: true },
+                    (Some("HEAD"), _) => ScrapeAsked::AnotherPath { with_body: false },
                     _ => ScrapeAsked::AnotherMethod,
                 })
             }
@@ -76,9 +77,9 @@ impl ScrapeAnswer {
         const PLAIN: &str = "text/plain; charset=utf-8";
         let (status, content_type, body, with_body) = match asked {
             ScrapeAsked::Metrics { with_body } => ("200 OK", OPENMETRICS, metrics(), with_body),
-            ScrapeAsked::AnotherPath => {
+            ScrapeAsked::AnotherPath { with_body } => {
                 let body = "the metrics are at /metrics\n".to_owned();
-                ("404 Not Found", PLAIN, body, true)
+                ("404 Not Found", PLAIN, body, with_body)
             }
             ScrapeAsked::AnotherMethod => {
                 let body = "GET and HEAD are answered\n".to_owned();
@@ -136,10 +137,17 @@ mod tests {
         let head = b"HEAD /metrics HTTP/1.0\r\n\r\n";
         assert_eq!(asked(head), Some(ScrapeAsked::Metrics { with_body: false }));
         for (text, expected) in [
-            (&b"GET / HTTP/1.1\r\n\r\n"[..], ScrapeAsked::AnotherPath),
+            (
+                &b"GET / HTTP/1.1\r\n\r\n"[..],
+                ScrapeAsked::AnotherPath { with_body: true },
+            ),
+            (
+                b"HEAD / HTTP/1.1\r\n\r\n",
+                ScrapeAsked::AnotherPath { with_body: false },
+            ),
             (
                 b"GET /metrics/../x HTTP/1.1\r\n\r\n",
-                ScrapeAsked::AnotherPath,
+                ScrapeAsked::AnotherPath { with_body: true },
             ),
             (
                 b"POST /metrics HTTP/1.1\r\n\r\n",
@@ -162,13 +170,16 @@ mod tests {
 
     #[test]
     fn head_is_answered_as_get_without_the_body() {
-        let answer = |with_body| {
-            let answer =
-                ScrapeAnswer::to(ScrapeAsked::Metrics { with_body }, || "12345".to_owned());
+        let answer = |asked| {
+            let answer = ScrapeAnswer::to(asked, || "12345".to_owned());
             String::from_utf8(answer.bytes().to_vec()).unwrap()
         };
-        let (get, head) = (answer(true), answer(false));
+        let [get, head] = [true, false].map(|with_body| answer(ScrapeAsked::Metrics { with_body }));
         assert!(get.contains("Content-Length: 5\r\n") && get.ends_with("\r\n\r\n12345"));
         assert_eq!(format!("{head}12345"), get);
+        let [get, head] =
+            [true, false].map(|with_body| answer(ScrapeAsked::AnotherPath { with_body }));
+        assert!(get.starts_with("HTTP/1.1 404 ") && head.ends_with("\r\n\r\n"));
+        assert_eq!(format!("{head}the metrics are at /metrics\n"), get);
     }
 }

@@ -95,6 +95,28 @@ fn what_was_in_flight_to_an_address_that_is_gone_is_sent_again() {
     download.finish(|_| true);
     let peer = download.world.server().peer_address();
     assert_eq!(peer, download.world.client_addr);
+    // None of it is missing from what is counted.
+    let server = download.world.server();
+    let (path, whole) = (server.snapshot(), server.quiche.stats());
+    assert_eq!(
+        (
+            path.sent_packets,
+            path.received_packets,
+            path.lost_packets,
+            path.retransmitted_frames,
+            path.sent_bytes,
+            path.received_bytes,
+        ),
+        (
+            whole.sent as u64,
+            whole.recv as u64,
+            whole.lost as u64,
+            whole.retrans as u64,
+            whole.sent_bytes,
+            whole.recv_bytes,
+        )
+    );
+    assert!(path.sent_bytes as usize > DATA_BYTES && path.rtt > Duration::ZERO);
 }
 
 #[test]

@@ -62,6 +62,8 @@ pub(crate) struct WorkerConnection {
     pub(super) held_bytes: u64,
     /// Closed for holding too much: to be dropped with the turn that says so.
     pub(super) evicted: bool,
+    /// A handshake that is given up to make room for others.
+    pub(super) is_displaced: bool,
     pub(super) begun: Instant,
     /// What of it is in the worker's numbers.
     pub(super) counted: Counted,
@@ -98,6 +100,7 @@ impl WorkerConnection {
             granted_bytes: 0,
             held_bytes: 0,
             evicted: false,
+            is_displaced: false,
             begun: io.now,
             counted: Counted::default(),
             path: PathSnapshot::default(),
@@ -141,6 +144,11 @@ impl WorkerConnection {
 
     pub(crate) fn is_of(&self, peer: &Fingerprint) -> bool {
         self.conn.peer_fingerprint().as_ref() == Some(peer)
+    }
+
+    /// It goes to make room for others.
+    pub(crate) fn displace(&mut self) {
+        self.is_displaced = true;
     }
 
     pub(crate) fn is_evicted(&self) -> bool {

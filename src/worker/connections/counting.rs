@@ -16,6 +16,10 @@ use crate::worker::event_loop::Loop;
 const KINDS: usize = NO_KIND + 1;
 const PHASES: usize = ConnectionPhase::Closing as usize + 1;
 
+/// What of a connection's credit counts: a peer may grant 2^60 streams, and say so for many
+/// connections. No session has more than a few.
+const CREDIT_MAX: u64 = 1 << 20;
+
 /// What there is of one kind.
 #[derive(Clone, Copy, Default)]
 struct Present {
@@ -44,7 +48,7 @@ impl Connections {
             }
             of_kind.keys += 2;
             of_kind.key_bytes += connection.bytes_under_keys();
-            credit += connection.counted.streams.credit;
+            credit += connection.counted.streams.credit.min(CREDIT_MAX);
             incoming += connection.lane().map_or(0, |lane| lane.incoming_streams());
         }
         for (kind, of_kind) in present.iter().enumerate() {
@@ -179,14 +183,10 @@ impl WorkerConnection {
     /// Why it did not end as it should, if it did not.
     fn failure(&self) -> Option<ConnectionFailure> {
         let is_undecided = self.app.is_undecided();
-        let Some(reason) = self.close_reason() else {
-            // A stranger's, who made room for others.
-            return self
-                .app
-                .is_of_stranger()
-                .then_some(ConnectionFailure::Displaced);
-        };
-        match reason {
+        if self.is_displaced {
+            return Some(ConnectionFailure::Displaced);
+        }
+        match self.close_reason()? {
             CloseReason::Local { code, .. } => match code {
                 code::TOO_MUCH => Some(ConnectionFailure::TooMuch),
                 code::VIOLATION => Some(ConnectionFailure::Violation),

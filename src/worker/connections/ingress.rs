@@ -131,9 +131,13 @@ impl Connections {
         way: Way,
     ) -> Option<usize> {
         let Way { from, local, .. } = way;
-        if self.table.len() >= MAX_CONNECTIONS_PER_WORKER || io.stopping.is_some() {
-            let count = io.count_refusal(Refusal::Connections);
-            if count.is_power_of_two() && io.log.admits(Who::Strangers, io.now) {
+        if io.stopping.is_some() {
+            return None;
+        }
+        if self.table.len() >= MAX_CONNECTIONS_PER_WORKER {
+            let here = io.count_refusal(Refusal::Connections);
+            if here.is_power_of_two() && io.log.admits(Who::Strangers, io.now) {
+                let count = io.refusals(Refusal::Connections);
                 tracing::warn!(peer = %from, count, "connection refused: this worker's limit is reached");
             }
             return None;

@@ -156,8 +156,9 @@ impl Connections {
         (stream, peer): (TcpStream, SocketAddr),
     ) -> bool {
         if self.table.len() >= MAX_CONNECTIONS_PER_WORKER {
-            let count = io.count_refusal(Refusal::Connections);
-            if count.is_power_of_two() && io.log.admits(Who::Strangers, io.now) {
+            let here = io.count_refusal(Refusal::Connections);
+            if here.is_power_of_two() && io.log.admits(Who::Strangers, io.now) {
+                let count = io.refusals(Refusal::Connections);
                 tracing::warn!(%peer, count, "connection refused: this worker's limit is reached");
             }
             return false;

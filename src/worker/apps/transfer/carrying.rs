@@ -39,13 +39,15 @@ impl Worker {
                     } => {
                         let len = payload.len_bytes() as usize;
                         let taken = self.send(lane.0, stream, payload, fin);
-                        if stream != LaneStream::Control {
+                        let (took_bytes, left_bytes) = match taken {
+                            Taken::All => (len, len),
+                            Taken::Part(bytes) => (bytes as usize, bytes as usize),
+                            Taken::Gone => (len, 0),
+                        };
+                        if stream != LaneStream::Control && left_bytes > 0 {
                             self.data_moves(session);
                         }
-                        taken_bytes += match taken {
-                            Taken::All | Taken::Gone => len,
-                            Taken::Part(bytes) => bytes as usize,
-                        };
+                        taken_bytes += took_bytes;
                         inputs.push_front(LanesInput::Taken(taken));
                     }
                     LanesOutput::Dial { kind } => inputs.extend(self.dial_lane(session, kind)),

@@ -105,7 +105,9 @@ impl Worker {
         }
         let (input, read) = match self.read_data(key, stream) {
             Ok((bytes, fin)) => {
-                self.data_moves(session);
+                if !bytes.is_empty() {
+                    self.data_moves(session);
+                }
                 let read = if fin { Read::Drained } else { Read::Again };
                 let stream = stream / 4;
                 let input = LanesInput::Data {

@@ -140,6 +140,17 @@ impl AnswerSlot {
         self.answering = Some(Answering::new(ports, handles, query));
     }
 
+    /// Nobody wants the answer. True: it had not begun, and so has ended now.
+    fn forget(&mut self, ports: &mut Ports) -> bool {
+        let had_not_begun = self.next.take().is_some();
+        match had_not_begun {
+            true => ports.message(&Message::ListEnd {}),
+            // It may have ended meanwhile.
+            false => self.is_forgotten |= self.is_at_work(),
+        }
+        had_not_begun
+    }
+
     fn on_acknowledged(&mut self, ports: &mut Ports) -> Result<(), Violation> {
         if self.acks_due > 0 {
             self.acks_due -= 1;
@@ -222,11 +233,14 @@ impl QueryServer {
             Message::ListAck {} => {
                 self.in_slot(ports, self.about, AnswerSlot::on_acknowledged)?;
             }
-            // It may have ended meanwhile.
-            Message::Forget { slot } => self.in_slot(ports, slot, |it, _| {
-                it.is_forgotten |= it.is_at_work();
-                Ok(())
-            })?,
+            Message::Forget { slot } => {
+                let mut has_ended = false;
+                self.in_slot(ports, slot, |it, ports| {
+                    has_ended = it.forget(ports);
+                    Ok(())
+                })?;
+                self.answered += u64::from(has_ended);
+            }
             Message::Finished {} => return Ok(Some(self.totals())),
             _ => return violation("a message out of place among queries"),
         }

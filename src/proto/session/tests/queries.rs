@@ -171,6 +171,36 @@ fn a_forgotten_query_ends_and_its_slot_is_asked_again() {
     assert_eq!(parts.count(), 0, "what came late is said to nobody");
 }
 
+/// Also what waits behind the files of the query before, which a hung disk may have for long.
+#[test]
+fn a_query_that_has_not_begun_is_forgotten() {
+    let mut server = server();
+    server.hear(ask(2, read(b"f")));
+    open(&mut server, 1 << 30);
+    let ends = |server: &Bench| {
+        let said = server.said.iter();
+        said.filter(|it| matches!(it, Message::ListEnd {})).count()
+    };
+    for round in 1..10 {
+        server.hear(Message::Forget { slot: 2 });
+        assert_eq!(ends(&server), round);
+        server.hear(Message::Forget { slot: 2 });
+        assert_eq!(ends(&server), round, "it has ended");
+        server.hear(ask(2, read(b"g")));
+    }
+    server.hear(Message::Forget { slot: 2 });
+    let data = Bytes::from_static(b"late");
+    server.answer(Ok(DiskDone::Read { data }));
+    server.settle();
+    assert_eq!(ends(&server), 10);
+    assert!(server.disk.is_empty(), "none of them is looked up");
+    server.hear(ask(2, read(b"h")));
+    assert!(matches!(
+        &server.disk[..],
+        [(_, DiskOp::ResolveSource { path, .. })] if path == "h"
+    ));
+}
+
 #[test]
 fn who_asks_nothing_is_waited_for_and_then_finished_with() {
     let mut server = server();

@@ -10,8 +10,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use common::{World, within};
@@ -244,6 +244,42 @@ fn questions_that_are_dropped_or_left(name: &'static str) {
     assert_eq!(asked.sessions(), 1);
 }
 
+/// Whoever is woken asks something, and drops that again, before it returns.
+struct AsksWhenWoken {
+    files: RemoteFiles,
+    times: AtomicUsize,
+}
+
+impl Wake for AsksWhenWoken {
+    fn wake(self: Arc<Self>) {
+        let another = Box::pin(self.files.list(""));
+        assert!(block_on(poll_once(another)).is_none());
+        self.times.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+fn who_is_woken_may_ask_at_once(name: &'static str) {
+    let asked = Asked::new(name);
+    let small = asked.write("small", 3000);
+    let files = asked.files();
+    let asks = Arc::new(AsksWhenWoken {
+        files: files.clone(),
+        times: AtomicUsize::new(0),
+    });
+    let waker = Waker::from(asks.clone());
+    let mut question = Box::pin(files.read_range("small", 0..10));
+    let first = question.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(first.is_pending());
+    assert!(
+        within(Duration::from_secs(30), || {
+            asks.times.load(Ordering::Acquire) > 0
+        }),
+        "nobody is woken"
+    );
+    assert_eq!(block_on(question).unwrap().bytes, &small[..10]);
+    assert_eq!(block_on(files.list("")).unwrap().len(), 1);
+}
+
 fn a_daemon_that_is_killed_and_started_again(name: &'static str) {
     let mut asked = Asked::new(name);
     let small = asked.write("small", 3000);
@@ -401,6 +437,7 @@ on_both_backends!(
     questions_go_side_by_side,
     a_read_tells_which_file_it_was,
     questions_that_are_dropped_or_left,
+    who_is_woken_may_ask_at_once,
     a_daemon_that_is_killed_and_started_again,
     a_daemon_that_freezes_ends_questions_in_time,
     a_session_that_nobody_asks_is_closed,

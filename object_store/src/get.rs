@@ -230,8 +230,9 @@ fn first_piece(options: &GetOptions) -> Range<u64> {
         Some(GetRange::Suffix(_)) => 0..0,
     };
     // Of a file without chunks larger than that; of another one, a chunk may travel again.
-    let piece = pieces(asked.clone(), PIECE_BYTES).next();
-    piece.unwrap_or(asked.start..asked.start)
+    let piece = pieces(asked, PIECE_BYTES).next();
+    // An empty range, or one that ends before it begins, is no reason to find nothing.
+    piece.unwrap_or(0..0)
 }
 
 /// The pieces of a range of a file of this size. They end where pieces of the whole file would, so
@@ -255,6 +256,19 @@ fn pieces(range: Range<u64>, file_bytes: u64) -> impl Iterator<Item = Range<u64>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Which is for the object's size to judge, and not for a daemon that has nothing there.
+    #[test]
+    fn a_range_of_nothing_asks_for_no_place_in_the_object() {
+        for (start, end) in [(5, 5), (5, 3)] {
+            let range = Some(GetRange::Bounded(Range { start, end }));
+            let options = GetOptions {
+                range,
+                ..GetOptions::default()
+            };
+            assert_eq!(first_piece(&options), 0..0);
+        }
+    }
 
     #[test]
     fn pieces_cover_a_range_and_no_chunk_twice() {

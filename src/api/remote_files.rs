@@ -93,7 +93,9 @@ impl RemoteFiles {
     ///
     /// # Errors
     /// As of [`RunningTransfer::result`](super::RunningTransfer::result);
-    /// [`TransferError::Stalled`] where nothing of the answer came for a minute.
+    /// [`TransferError::Stalled`] where nothing of the answer came for a minute. Answers share the
+    /// link, with up to 1 MiB ahead of one: over a link of less than 20 kB/s, ask one thing at a
+    /// time.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing over there. The daemon is told, and once it has heard of

@@ -10,7 +10,7 @@ use landro_sys::{FileDone, FileKind, FileOp, OpenHow, Statx, pipe};
 
 use super::behind::{Behind, NamedSource};
 use super::source::{relative, source_meta, split_path};
-use super::space::{Base, DirPlace, OpenFile};
+use super::space::{Base, DirPlace, OpenFile, Space};
 use super::{DiskDone, DiskError, Files};
 use crate::ids::{DirId, FileId, Name};
 use crate::proto::errno::{EAGAIN, EIO, ENAMETOOLONG};
@@ -26,6 +26,23 @@ pub struct SourceAsked<'a> {
     pub dir: DirId,
 }
 
+/// What a session opens first, until that is open: those that it asks for beside it are more.
+struct FirstSource<'a>(&'a Space);
+
+impl FirstSource<'_> {
+    /// None: something is open, or about to be.
+    fn of(space: &Space) -> Option<FirstSource<'_>> {
+        let is_first = !space.has_directories() && !space.is_beginning.replace(true);
+        is_first.then(|| FirstSource(space))
+    }
+}
+
+impl Drop for FirstSource<'_> {
+    fn drop(&mut self) {
+        self.0.is_beginning.set(false);
+    }
+}
+
 pub async fn resolve(files: &Files, asked: &SourceAsked<'_>) -> Result<DiskDone, DiskError> {
     let path = match files.space.base() {
         Base::Served(_) => relative(asked.path),
@@ -33,11 +50,12 @@ pub async fn resolve(files: &Files, asked: &SourceAsked<'_>) -> Result<DiskDone,
     };
     let (parent, name, trailing_slash) = split_path(path);
     let fd = files.open_asked(parent).await?;
-    // Held as long as the source is. One a session has in any case; it is the peer's affair when it
-    // lets go of it.
-    match files.space.has_directories() {
-        true => files.keep(&fd)?,
-        false => files.admit(&fd)?,
+    // Held as long as the source is. One a session has in any case, and more if there is room; it
+    // is the peer's affair when it lets go of it.
+    let first = FirstSource::of(&files.space);
+    match first {
+        Some(_) => files.admit(&fd)?,
+        None => files.keep(&fd)?,
     }
     files.learn_file_system(&fd).await?;
     let place = DirPlace::held(fd.clone(), Vec::new());

@@ -87,6 +87,8 @@ pub struct Space {
     pub(super) systems: Systems,
     /// Where the sources land.
     target: Cell<Option<DirId>>,
+    /// A source is looked for while nothing is open.
+    pub(super) is_beginning: Cell<bool>,
     /// What the one source is written into.
     sink: RefCell<Option<NamedSink>>,
     /// What the other side of a copy within this host has open.
@@ -229,6 +231,7 @@ impl Space {
             named: RefCell::default(),
             systems: Systems::default(),
             target: Cell::default(),
+            is_beginning: Cell::default(),
             sink: RefCell::default(),
             beside: None,
         }

@@ -33,7 +33,8 @@ impl Query {
 }
 
 /// What a client has its session do. A slot is below [`QUERIES_MAX`], and taken from its query to
-/// [`QueryAnswer::Free`].
+/// [`QueryAnswer::Free`]. That of a query that had no answer in time is taken to the session's end,
+/// which comes by itself once there is no other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueryRequest {
     Query {

@@ -2,6 +2,7 @@
 //! and those that wait for one.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,38 @@ pub(super) struct RemoteState {
     /// Those without a slot.
     waiting: VecDeque<u64>,
     slots: [QuestionSlot; QUERIES_MAX],
+    /// Answers that are told once the state is free again: who is woken may ask at once.
+    told: Vec<(Arc<Waiter>, Answered)>,
+}
+
+/// The state, for as long as this lives.
+pub(super) struct HeldState<'a> {
+    /// None: it is free again.
+    state: Option<MutexGuard<'a, RemoteState>>,
+}
+
+impl Deref for HeldState<'_> {
+    type Target = RemoteState;
+
+    fn deref(&self) -> &RemoteState {
+        self.state.as_ref().expect("it is held to its end")
+    }
+}
+
+impl DerefMut for HeldState<'_> {
+    fn deref_mut(&mut self) -> &mut RemoteState {
+        self.state.as_mut().expect("it is held to its end")
+    }
+}
+
+impl Drop for HeldState<'_> {
+    fn drop(&mut self) {
+        let told = std::mem::take(&mut self.told);
+        self.state = None;
+        for (waiter, answered) in told {
+            waiter.tell(answered);
+        }
+    }
 }
 
 /// A session that may be asked.
@@ -133,9 +166,10 @@ impl Remote {
         &self.to
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, RemoteState> {
+    pub(super) fn state(&self) -> HeldState<'_> {
         // Every critical section leaves it whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        HeldState { state: Some(state) }
     }
 
     /// Takes a question on. True: there is no thread for it, and there is to be one.
@@ -293,7 +327,7 @@ impl RemoteState {
 
     fn settle(&mut self, key: u64, answered: Answered) {
         if let Some(question) = self.questions.remove(&key) {
-            question.waiter.tell(answered);
+            self.told.push((question.waiter, answered));
         }
         self.rest();
     }
@@ -342,7 +376,7 @@ impl RemoteState {
                 question.gathered = Gathered::new(&question.query);
                 self.waiting.push_front(key);
             } else if let Some(question) = self.questions.remove(&key) {
-                question.waiter.tell(Err(error.clone()));
+                self.told.push((question.waiter, Err(error.clone())));
             }
         }
     }

@@ -137,11 +137,10 @@ impl Questioner {
                     state.hear(slot, answer);
                 }
                 Some(_) => {}
-                None => {
-                    state.close_if_idle();
-                    state.feed();
-                }
+                None => state.close_if_idle(),
             }
+            // The worker may have had no room before, and may have it while events come.
+            state.feed();
             let nobody_asks = state.is_dropped() && !*has_connected;
             drop(state);
             if !is_cancelled && (nobody_asks || self.is_ending()) {

@@ -37,6 +37,10 @@ pub struct QueryClient {
     /// How long a query may get on with nothing; None: for ever.
     patience: Option<Duration>,
     carriage: Carriage,
+    /// Those whose query had no answer in time. What the server waits for there, as a disk that
+    /// hangs, the next query in that slot would wait for, too: they are not free in this session
+    /// any more.
+    stalled: [bool; QUERIES_MAX],
     has_finished: bool,
 }
 
@@ -47,6 +51,7 @@ impl QueryClient {
             about: 0,
             patience,
             carriage,
+            stalled: [false; QUERIES_MAX],
             has_finished: false,
         }
     }
@@ -56,11 +61,13 @@ impl QueryClient {
             _ if self.has_finished => {}
             QueryRequest::Query { slot, query } => self.query(now, ports, (slot, query)),
             QueryRequest::Forget { slot } => self.forget(ports, slot),
-            QueryRequest::NoMore => {
-                ports.message(&Message::Finished {});
-                self.has_finished = true;
-            }
+            QueryRequest::NoMore => self.finish(ports),
         }
+    }
+
+    fn finish(&mut self, ports: &mut Ports) {
+        ports.message(&Message::Finished {});
+        self.has_finished = true;
     }
 
     fn query(&mut self, now: Instant, ports: &mut Ports, (slot, query): (u8, Query)) {
@@ -159,6 +166,9 @@ impl QueryClient {
             {
                 None
             }
+            (Taker::Range(_), _) if asked.is_settled => {
+                return violation("a message out of place in an answer that nobody wants");
+            }
             (Taker::Range(taker), message) => {
                 taker.on_message(ports, message)?;
                 match taker.result() {
@@ -176,7 +186,9 @@ impl QueryClient {
                 ports.answer(slot, QueryAnswer::End(end));
             }
             self.slots[usize::from(slot)] = None;
-            ports.answer(slot, QueryAnswer::Free);
+            if !self.stalled[usize::from(slot)] {
+                ports.answer(slot, QueryAnswer::Free);
+            }
         }
         Ok(())
     }
@@ -188,8 +200,11 @@ impl QueryClient {
         }
     }
 
-    /// Gives up what has waited for too long.
+    /// Gives up what has waited for too long. Where no slot is left behind that, the session ends.
     pub fn on_tick(&mut self, now: Instant, ports: &mut Ports) {
+        if self.has_finished {
+            return;
+        }
         for slot in 0..QUERIES_MAX as u8 {
             let asked = self.slots[usize::from(slot)].as_ref();
             let waits = asked.filter(|asked| !asked.is_settled);
@@ -199,7 +214,11 @@ impl QueryClient {
             let host = HostSide::of(false, self.carriage);
             let text = stalled(host, false, None, now - since);
             let error = SessionError::told(SessionErrorCode::Stalled, text);
+            self.stalled[usize::from(slot)] = true;
             self.settle(ports, slot, error);
+        }
+        if self.stalled.iter().all(|is_stalled| *is_stalled) {
+            self.finish(ports);
         }
     }
 

@@ -18,8 +18,8 @@ use crate::proto::ports::{Ops, Ports};
 use crate::proto::wire::{ListItem, Message, MessageBatch};
 use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, SessionError};
 
-/// Batches sent and not acknowledged; with 64 KiB each, 512 KiB per session.
-const BATCHES_AHEAD: u32 = 8;
+/// Batches sent and not acknowledged; with 64 KiB each, 512 KiB of one answer.
+pub(super) const BATCHES_AHEAD: u32 = 8;
 
 /// Names asked of the disk at a time.
 const LIST_ENTRIES: usize = 256;
@@ -65,7 +65,8 @@ pub struct Lister {
 struct ListedDir {
     id: DirId,
     path: Bytes,
-    /// Of one batch of names, those that are to be looked at or into.
+    /// Of one batch of names, those that are yet to be said, looked at or looked into. With what
+    /// symlinks lead to they are more than one message, which is why they wait.
     pending: VecDeque<Listed>,
     ended: bool,
 }
@@ -126,11 +127,9 @@ impl Lister {
         Ok(())
     }
 
-    /// So many answers of the session share what may be under way, and so much of this one's share
-    /// is used up.
-    pub(super) fn share(&mut self, ports: &mut Ports, answers: u32, used_up: u32) {
-        let share = BATCHES_AHEAD.div_ceil(answers.max(1));
-        self.ahead_max = share.saturating_sub(used_up);
+    /// So many batches may be under way from now on.
+    pub(super) fn share(&mut self, ports: &mut Ports, ahead_max: u32) {
+        self.ahead_max = ahead_max;
         if !self.stopping {
             self.read_on(ports);
         }
@@ -139,6 +138,11 @@ impl Lister {
     /// Batches that were not acknowledged.
     pub(super) fn ahead(&self) -> u32 {
         self.ahead
+    }
+
+    /// The same, with the one that is being read.
+    pub(super) fn ahead_or_read(&self) -> u32 {
+        self.ahead + u32::from(self.ops.in_flight() > 0)
     }
 
     pub fn on_disk(&mut self, ports: &mut Ports, op: OpId, result: Result<DiskDone, DiskError>) {
@@ -235,22 +239,24 @@ impl Lister {
                 Err(error) => *error == DiskError::UNFINISHED,
             };
             dir.pending.extend(entries.into_iter().filter(is_wanted));
-            return self.read_on(ports);
-        }
-        for Listed { name, found } in entries {
-            match found {
-                Ok((meta, link)) => self.add(ports, ListItem { name, meta, link }),
-                // An unfinished file is nobody's to see.
-                Err(DiskError::UNFINISHED) => {}
-                // It vanished between reading its name and looking at it.
-                Err(error) if error.errno == ENOENT => {}
-                Err(error) => {
-                    self.unseen_names += 1;
-                    self.unseen.get_or_insert((name, error));
-                }
-            }
+        } else {
+            dir.pending.extend(entries);
         }
         self.read_on(ports);
+    }
+
+    fn row(&mut self, ports: &mut Ports, Listed { name, found }: Listed) {
+        match found {
+            Ok((meta, link)) => self.add(ports, ListItem { name, meta, link }),
+            // An unfinished file is nobody's to see.
+            Err(DiskError::UNFINISHED) => {}
+            // It vanished between reading its name and looking at it.
+            Err(error) if error.errno == ENOENT => {}
+            Err(error) => {
+                self.unseen_names += 1;
+                self.unseen.get_or_insert((name, error));
+            }
+        }
     }
 
     /// A directory below that cannot be read (further).
@@ -274,6 +280,7 @@ impl Lister {
             };
             let id = dir.id;
             match dir.pending.pop_front() {
+                Some(listed) if !self.partial => self.row(ports, listed),
                 Some(Listed { name, found: Ok(_) }) => {
                     let path = join(&dir.path, &name);
                     if let (Ok(name), true) = (Name::new(name), depth < MAX_DEPTH) {

@@ -1,23 +1,35 @@
 //! A server's side of a session that answers several queries: a slot for each that is under way.
 //!
-//! What a session keeps for a client that does not read is bounded by its slots, by their share of
-//! what may be under way, and by [`ANSWERS_BYTES_MAX`], above which no query is read.
+//! What a session keeps for a client that does not read is bounded by its slots, by what all answers
+//! together may have under way, and by [`ANSWERS_BYTES_MAX`], above which no query is read.
 
 use bytes::Bytes;
 
 use super::handles::AnswerHandles;
-use super::listing::Lister;
-use super::range::RangeServer;
+use super::listing::{BATCHES_AHEAD, Lister};
+use super::range::{PARTS_AHEAD, RangeServer};
 use crate::ids::{MoverId, OpId};
 use crate::proto::errors::{Violation, violation};
 use crate::proto::ports::{OpOwner, Ports};
 use crate::proto::query::{QUERIES_MAX, Query};
-use crate::proto::wire::Message;
+use crate::proto::wire::{MAX_BATCH_BYTES, MAX_PART_BYTES, Message};
 use crate::proto::{DiskDone, DiskError, Event, SessionError, Totals, Verb};
 
 /// What waits for the transport before a server reads further queries: more than all answers
 /// together have under way, so that acknowledgements of these are read.
 pub(super) const ANSWERS_BYTES_MAX: usize = 1 << 20;
+
+/// What a session may have sent without an acknowledgement. Beyond it each answer may have one
+/// message under way, so that each gets on.
+const AHEAD_BYTES: u32 = 512 << 10;
+
+/// What a listing holds at most, and a part of a file.
+const BATCH_BYTES: u32 = AHEAD_BYTES / BATCHES_AHEAD;
+const PART_BYTES: u32 = AHEAD_BYTES / PARTS_AHEAD;
+
+// Both are what is sent at most.
+const _: () = assert!(BATCH_BYTES as usize >= MAX_BATCH_BYTES);
+const _: () = assert!(PART_BYTES as usize >= MAX_PART_BYTES);
 
 #[derive(Debug)]
 enum AnswerUnderWay {
@@ -56,12 +68,31 @@ impl AnswerUnderWay {
         }
     }
 
-    /// So many answers share what may be under way, and so much of this one's share is used up.
-    fn share(&mut self, ports: &mut Ports, answers: u32, used_up: u32) {
+    /// So many bytes of it may be under way, or at least one message, less those messages that are
+    /// owed from before.
+    fn share(&mut self, ports: &mut Ports, most_bytes: u32, acks_due: u32) {
+        let messages = (most_bytes / self.message_bytes()).max(1);
+        let ahead_max = messages.saturating_sub(acks_due);
         match self {
-            AnswerUnderWay::Rows(lister) => lister.share(ports, answers, used_up),
-            AnswerUnderWay::Range(server) => server.share(ports, answers, used_up),
+            AnswerUnderWay::Rows(lister) => lister.share(ports, ahead_max),
+            AnswerUnderWay::Range(server) => server.share(ports, ahead_max),
         }
+    }
+
+    fn message_bytes(&self) -> u32 {
+        match self {
+            AnswerUnderWay::Rows(_) => BATCH_BYTES,
+            AnswerUnderWay::Range(_) => PART_BYTES,
+        }
+    }
+
+    /// What the client has not acknowledged, and what is being read for it.
+    fn under_way_bytes(&self) -> u32 {
+        let messages = match self {
+            AnswerUnderWay::Rows(lister) => lister.ahead_or_read(),
+            AnswerUnderWay::Range(server) => server.ahead_or_read(),
+        };
+        messages * self.message_bytes()
     }
 
     fn result(&self) -> Option<Result<(), SessionError>> {
@@ -110,13 +141,19 @@ struct AnswerSlot {
     is_forgotten: bool,
     /// Asked behind the end of the one before, whose files are not closed yet.
     next: Option<(Query, AnswerHandles)>,
-    /// Acknowledgements of answers before.
+    /// Acknowledgements of answers before, and the most that one of these is of.
     acks_due: u32,
+    owed_message_bytes: u32,
 }
 
 impl AnswerSlot {
     fn is_at_work(&self) -> bool {
         self.answering.is_some() && !self.has_ended
+    }
+
+    fn under_way_bytes(&self) -> u32 {
+        let now = self.answering.as_ref();
+        self.acks_due * self.owed_message_bytes + now.map_or(0, AnswerUnderWay::under_way_bytes)
     }
 
     fn ask(
@@ -138,6 +175,17 @@ impl AnswerSlot {
     fn begin(&mut self, ports: &mut Ports, handles: AnswerHandles, query: Query) {
         (self.has_ended, self.is_forgotten) = (false, false);
         self.answering = Some(AnswerUnderWay::new(ports, handles, query));
+    }
+
+    /// Nobody wants the answer. True: it had not begun, and so has ended now.
+    fn forget(&mut self, ports: &mut Ports) -> bool {
+        let had_not_begun = self.next.take().is_some();
+        match had_not_begun {
+            true => ports.message(&Message::ListEnd {}),
+            // It may have ended meanwhile.
+            false => self.is_forgotten |= self.is_at_work(),
+        }
+        had_not_begun
     }
 
     fn on_acknowledged(&mut self, ports: &mut Ports) -> Result<(), Violation> {
@@ -174,7 +222,11 @@ impl AnswerSlot {
             answering.stop(ports);
         }
         if self.has_ended && answering.is_drained() {
+            if self.acks_due == 0 {
+                self.owed_message_bytes = 0;
+            }
             self.acks_due += answering.ahead();
+            self.owed_message_bytes = self.owed_message_bytes.max(answering.message_bytes());
             self.answering = None;
             if let Some((query, handles)) = self.next.take() {
                 self.begin(ports, handles, query);
@@ -222,11 +274,14 @@ impl QueryServer {
             Message::ListAck {} => {
                 self.in_slot(ports, self.about, AnswerSlot::on_acknowledged)?;
             }
-            // It may have ended meanwhile.
-            Message::Forget { slot } => self.in_slot(ports, slot, |it, _| {
-                it.is_forgotten |= it.is_at_work();
-                Ok(())
-            })?,
+            Message::Forget { slot } => {
+                let mut has_ended = false;
+                self.in_slot(ports, slot, |it, ports| {
+                    has_ended = it.forget(ports);
+                    Ok(())
+                })?;
+                self.answered += u64::from(has_ended);
+            }
             Message::Finished {} => return Ok(Some(self.totals())),
             _ => return violation("a message out of place among queries"),
         }
@@ -273,14 +328,18 @@ impl QueryServer {
 
     pub fn advance(&mut self, ports: &mut Ports) {
         let at_work = self.slots.iter().filter(|it| it.is_at_work()).count() as u32;
+        let share_bytes = AHEAD_BYTES / at_work.max(1);
+        let mut all_bytes: u32 = self.slots.iter().map(AnswerSlot::under_way_bytes).sum();
         for (slot, it) in (0u8..).zip(&mut self.slots) {
             ports.about(Some(slot));
-            let used_up = it.acks_due;
+            let (acks_due, own_bytes) = (it.acks_due, it.under_way_bytes());
             if !it.has_ended
                 && let Some(answering) = &mut it.answering
             {
-                answering.share(ports, at_work, used_up);
+                let left_bytes = AHEAD_BYTES.saturating_sub(all_bytes - own_bytes);
+                answering.share(ports, share_bytes.min(left_bytes), acks_due);
             }
+            all_bytes = all_bytes - own_bytes + it.under_way_bytes();
             let sent_bytes = it.answering.as_ref().map_or(0, AnswerUnderWay::sent_bytes);
             if it.advance(ports) {
                 self.answered += 1;

@@ -23,8 +23,8 @@ use crate::proto::{
     DiskDone, DiskError, DiskOp, Kind, Meta, Mtime, PIECE_BYTES, SessionError, SessionErrorCode,
 };
 
-/// Parts sent and not acknowledged; with 32 KiB each, 512 KiB per session.
-const PARTS_AHEAD: u32 = 16;
+/// Parts sent and not acknowledged; with 32 KiB each, 512 KiB of one answer.
+pub(super) const PARTS_AHEAD: u32 = 16;
 
 /// Chunks that are read for a part of them: those of files of up to 64 TiB.
 const CHUNK_MAX_BYTES: u64 = 1 << 30;
@@ -129,17 +129,20 @@ impl RangeServer {
         Ok(())
     }
 
-    /// So many answers of the session share what may be under way, and so much of this one's share
-    /// is used up.
-    pub(super) fn share(&mut self, ports: &mut Ports, answers: u32, used_up: u32) {
-        let share = PARTS_AHEAD.div_ceil(answers.max(1));
-        self.ahead_max = share.saturating_sub(used_up);
+    /// So many parts may be under way from now on.
+    pub(super) fn share(&mut self, ports: &mut Ports, ahead_max: u32) {
+        self.ahead_max = ahead_max;
         self.read_on(ports);
     }
 
     /// Parts that were not acknowledged.
     pub(super) fn ahead(&self) -> u32 {
         self.ahead
+    }
+
+    /// The same, with the one that is being read.
+    pub(super) fn ahead_or_read(&self) -> u32 {
+        self.ahead + u32::from(self.ops.in_flight() > 0)
     }
 
     pub(super) fn all_sent_bytes(&self) -> u64 {

@@ -171,6 +171,7 @@ fn scripts_asked_for_help_do_nothing() {
         ("packaging/check.sh", "Judges the Debian package"),
         ("packaging/check-static.sh", "Judges the static binary"),
         ("packaging/deb.sh", "Makes target/debian"),
+        ("packaging/links.sh", "Prints a document"),
         ("packaging/static.sh", "Builds target/ARCH-unknown"),
         (
             "packaging/third-party.sh",

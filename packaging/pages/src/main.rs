@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::Command;
 use clap_complete::{Generator, Shell};
 
 /// Where Debian's packages have the completions of a shell is another name for each.
@@ -49,10 +50,11 @@ fn write(dir: &Path, date: &str) -> Result<(), Box<dyn Error>> {
         shell.generate(&command, &mut text);
         fs::write(completions.join(name), text)?;
     }
-    let mut landro = landro::cli::manual::command().disable_help_subcommand(true);
+    let mut landro = landro::cli::manual::command();
     landro.build();
     fs::write(help.join("landro"), landro.render_long_help().to_string())?;
-    for command in landro.get_subcommands_mut() {
+    let is_ours = |command: &&mut Command| command.get_name() != "help";
+    for command in landro.get_subcommands_mut().filter(is_ours) {
         let name = format!("landro-{}", command.get_name());
         fs::write(help.join(name), command.render_long_help().to_string())?;
     }

@@ -24,14 +24,19 @@ lintian --allow-root --tag-display-limit 0 --fail-on error,warning "$deb"
 
 step "a bare Debian 12"
 if [ ! -e "$bare/usr/bin/systemctl" ]; then
-    rm -rf "$bare"
-    debootstrap --variant=minbase --include="$parts" bookworm "$bare" >"$target/bookworm.log" ||
+    # Kept is what was finished; with file systems of its own mounted, debootstrap was killed, and they stay as they are.
+    mkdir -p "$target"
+    rm -rf --one-file-system "$bare" "$bare.new"
+    debootstrap --variant=minbase --include="$parts" bookworm "$bare.new" >"$target/bookworm.log" ||
         die "debootstrap failed: $(tail -n 5 "$target/bookworm.log")"
+    mv "$bare.new" "$bare"
 fi
-root=$(mktemp -d "${TMPDIR:-/tmp}/landro-check.XXXXXX")
-trap 'rm -rf "$root"' EXIT
+work=$(mktemp -d "${TMPDIR:-/tmp}/landro-check.XXXXXX")
+root=$work/root console=$work/console
+trap 'rm -rf --one-file-system "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+mkdir "$root"
 cp -a --reflink=auto "$bare/." "$root"
 # Minimal systems leave documentation out, and what is to be seen here is whether it can be read.
 rm -f "$root/etc/dpkg/dpkg.cfg.d/"*
@@ -48,7 +53,7 @@ After=dbus.service
 Type=oneshot
 ExecStart=/check-inside.sh
 ExecStopPost=systemctl poweroff --no-block
-TimeoutStartSec=120
+TimeoutStartSec=180
 StandardOutput=append:/check.log
 StandardError=append:/check.log
 END
@@ -56,13 +61,11 @@ ln -s ../landro-check.service "$root/etc/systemd/system/multi-user.target.wants/
 
 step "systemd boots"
 # nspawn's own filter forbids io_uring, as container engines do; the unit's is what is looked at here.
-timeout --kill-after=10 180 systemd-nspawn --quiet --directory="$root" --register=no --keep-unit --private-network \
-    --console=pipe --system-call-filter=@aio --boot >"$root.console" 2>&1 || true
+timeout --kill-after=10 240 systemd-nspawn --quiet --directory="$root" --register=no --keep-unit --private-network \
+    --console=pipe --system-call-filter=@aio --boot >"$console" 2>&1 || true
 cat "$root/check.log" 2>/dev/null || true
 if ! grep -qx 'all is well' "$root/check.log" 2>/dev/null; then
-    tail -n 20 "$root.console"
-    rm -f "$root.console"
+    tail -n 20 "$console"
     die "the package does not do what it is to (above)"
 fi
-rm -f "$root.console"
 step "the package is as it should be"

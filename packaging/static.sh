@@ -11,8 +11,7 @@ arch=$(uname -m)
 target=$arch-unknown-linux-musl
 ours=$PWD/packaging/musl
 built=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-[ -d "$(rustc --print sysroot)/lib/rustlib/$target" ] || rustup target add "$target" ||
-    die "Rust's library for $target is missing. Get it by: rustup target add $target"
+find_static_target "$target"
 
 mkdir -p "$built/musl"
 musl-gcc -c -O2 -fPIC -o "$built/musl/single_threaded.o" "$ours/single_threaded.c"
@@ -31,7 +30,8 @@ image=$built/musl/image
 rm -rf "$image"
 install -D -m 755 --strip "$landro" "$image/program/usr/bin/landro"
 install -d "$image/program/usr/share/doc/landro"
-packaging/third-party.sh >"$image/program/usr/share/doc/landro/third-party.txt"
+packaging/third-party.sh "$target" >"$image/program/usr/share/doc/landro/third-party.txt"
+install -m 644 LICENSE-APACHE LICENSE-MIT "$image/program/usr/share/doc/landro/"
 install -d -m 750 "$image/owned/config" "$image/owned/files"
 install -d -m 700 "$image/owned/tmp"
 echo "built $landro, and without symbols $image/program/usr/bin/landro"

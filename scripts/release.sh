@@ -6,7 +6,8 @@
 #   --static  also the binary for hosts of any distribution (packaging/static.sh), by the same counters
 #   --deb     also the Debian package (packaging/deb.sh)
 #   --all     both
-# With any of these all that was built is in target/dist, with its checksums in SHA256SUMS.
+# With any of these all that was built is in target/dist, with its checksums in SHA256SUMS; in its directory share is what
+# belongs beside a binary by itself: unit, configuration, examples, pages, completions, licences.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
@@ -88,6 +89,19 @@ for word in "$@"; do
     esac
 done
 
+# Whatever they lack is said now, and not after two builds.
+if [ -n "$static" ]; then
+    setup static
+    find_static_target "$(uname -m)-unknown-linux-musl"
+fi
+if [ -n "$deb" ]; then
+    find_cargo_deb
+    # shellcheck disable=SC1091 # of the host
+    made_on=$(. /etc/os-release 2>/dev/null && echo "${ID:-} ${VERSION_ID:-}") || made_on=''
+    [ "$made_on" = "debian 12" ] || echo "$0: this is ${made_on:-unknown}, not Debian 12: the package will demand the \
+C library of this system, or later, and not be installable where an older one is" >&2
+fi
+
 rm -rf "$counters/raw" "$counters/"landro-*.profdata
 RUSTFLAGS="-Cprofile-generate=$counters/raw" CARGO_TARGET_DIR=$counters cargo build --release --locked --bin landro
 if unshare --map-root-user --net true 2>/dev/null; then
@@ -103,14 +117,23 @@ RUSTFLAGS="-Cprofile-use=$profile" CARGO_TARGET_DIR=$target cargo build --releas
 echo "built $target/release/landro"
 [ -n "$static$deb" ] || exit 0
 
-dist=$target/dist
+dist=$target/dist.new
 name=landro-$("$target/release/landro" --version | cut -d ' ' -f 2)-$(uname -m)-linux
 rm -rf "$dist"
 install -D --strip "$target/release/landro" "$dist/$name-gnu"
 # Whoever passes the binaries on passes these notices on.
 packaging/third-party.sh >"$dist/third-party.txt"
+share=$dist/share
+mkdir -p "$share/examples"
+install -m 644 LICENSE-APACHE LICENSE-MIT packaging/landro.service packaging/landro.toml "$share/"
+install -m 644 packaging/default "$share/landro.default"
+install -m 644 packaging/examples/* "$share/examples/"
+CARGO_TARGET_DIR=$target cargo run --locked --quiet -p landro-pages -- "$share" "$(git log -1 --format=%cs 2>/dev/null || date +%F)"
+rm -r "$share/help"
 if [ -n "$static" ]; then
     RUSTFLAGS="-Cprofile-use=$profile" CARGO_TARGET_DIR=$target packaging/static.sh
+    # Of musl, too.
+    install -m 644 "$target/musl/image/program/usr/share/doc/landro/third-party.txt" "$dist/third-party.txt"
     install "$target/musl/image/program/usr/bin/landro" "$dist/$name-static"
 fi
 if [ -n "$deb" ]; then
@@ -118,5 +141,8 @@ if [ -n "$deb" ]; then
     CARGO_TARGET_DIR=$target packaging/deb.sh
     install -m 644 "$target/debian/"landro_*.deb "$dist/"
 fi
-(cd "$dist" && sha256sum -- * >SHA256SUMS)
-ls -l "$dist"
+(cd "$dist" && find . -type f ! -name SHA256SUMS -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum -- >SHA256SUMS)
+# Whole or not at all.
+rm -rf "$target/dist"
+mv "$dist" "$target/dist"
+ls -lR "$target/dist"

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Installs what building landro, testing it ("test" includes "build") or a part of the laboratory needs on Debian, if
 # it is missing. Sourced by the other scripts, which then find cargo in PATH; run by itself it only installs.
-#   scripts/setup.sh [build|static|package|test|kernels|lab|peers|profile]
-# package: what packaging/check.sh installs the Debian package in, and judges it by.
+#   scripts/setup.sh [build|static|package|static-check|test|kernels|lab|peers|profile]
+# package: what packaging/check.sh installs the Debian package in, and judges it by; static-check: that of
+# packaging/check-static.sh.
 # peers: what perf/run measures landro with and against, all but those of crates.io.
 
 build_needs=(build-essential ca-certificates clang cmake curl git libclang-dev pkg-config)
-static_needs=(musl-tools)
+static_needs=(musl musl-tools)
 package_needs=(debootstrap dpkg-dev lintian mandoc systemd systemd-container)
+static_check_needs=(iproute2 python3-minimal util-linux)
 test_needs=(bpftool btrfs-progs clang e2fsprogs ethtool fish iproute2 libbpf-dev linux-libc-dev man-db mandoc procps python3
     strace systemd util-linux xfsprogs zsh)
 kernels_needs=(binutils busybox-static cpio e2fsprogs kmod qemu-system-x86 xz-utils)
@@ -62,11 +64,28 @@ find_rust() {
     curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal"
 }
 
+# find_static_target NAME: Rust's library for it
+find_static_target() {
+    [ -d "$(rustc --print sysroot)/lib/rustlib/$1" ] || rustup target add "$1" ||
+        die "Rust's library for $1 is missing. Get it by: rustup target add $1"
+}
+
+# Makes the Debian package. Unoptimised: it runs for seconds and would build for minutes more.
+find_cargo_deb() {
+    local version=3.8.0
+    [ "$(cargo deb --version 2>/dev/null)" = "cargo-deb $version" ] ||
+        cargo install --locked --debug --version "$version" cargo-deb || die "cargo-deb $version cannot be installed"
+}
+
 setup() {
     case "${1:-build}" in
     build) install_packages "${build_needs[@]}" ;;
     static) install_packages "${build_needs[@]}" "${static_needs[@]}" ;;
-    package) install_packages "${build_needs[@]}" "${package_needs[@]}" ;;
+    package | static-check)
+        # No Rust: they judge what is built already, as root, who seldom has it.
+        if [ "$1" = package ]; then install_packages "${package_needs[@]}"; else install_packages "${static_check_needs[@]}"; fi
+        return
+        ;;
     test) install_packages "${build_needs[@]}" "${test_needs[@]}" ;;
     kernels) install_packages "${build_needs[@]}" "${kernels_needs[@]}" ;;
     profile) install_packages "${build_needs[@]}" "${profile_needs[@]}" ;;
@@ -80,7 +99,7 @@ setup() {
         # No Rust yet: root, who measures, seldom has it, and perf/run builds as the user who called sudo.
         return
         ;;
-    *) die "usage: $0 [build|static|package|test|kernels|lab|peers|profile]" ;;
+    *) die "usage: $0 [build|static|package|static-check|test|kernels|lab|peers|profile]" ;;
     esac
     find_rust
 }

@@ -109,6 +109,55 @@ fn a_file_is_read_again_while_sessions_go_on(backend: &'static str) {
     assert!(ended.contains("removed from authorized_peers"), "{ended}");
 }
 
+/// The file of the package, as it is and with every option that it shows.
+#[test]
+fn the_file_of_the_package_is_understood() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/landro.toml");
+    let shipped = fs::read_to_string(file).unwrap();
+    let (side, dir) = (Side::new(), tempfile::tempdir().unwrap());
+    let copy = dir.path().join("landro.toml");
+    let check = |text: &str| {
+        fs::write(&copy, text).unwrap();
+        let words = ["config", "--check", "--config", copy.to_str().unwrap()];
+        landro(&side, words).expect(0);
+    };
+    check(&shipped);
+    // `#name = ...`, while a comment begins with a space.
+    let is_option =
+        |line: &&str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
+    let options: Vec<&str> = shipped.lines().filter(is_option).collect();
+    assert!(options.len() > 3, "{options:?}");
+    for option in &options {
+        check(&shipped.replace(option, &option[1..]));
+    }
+    let all = |text: String, option: &&str| text.replace(*option, &option[1..]);
+    check(&options.iter().fold(shipped.clone(), all));
+}
+
+/// Each line that its example shows may stand in an `authorized_peers`.
+#[test]
+fn the_example_of_peers_is_understood() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/examples/authorized_peers");
+    let text = fs::read_to_string(example).unwrap();
+    let lines = text.lines().filter_map(|line| {
+        line.strip_prefix('#')
+            .filter(|it| it.starts_with("SHA256:"))
+    });
+    let lines: Vec<&str> = lines.collect();
+    assert!(lines.iter().any(|line| line.contains("expires=")));
+    let (side, dir) = (Side::new(), tempfile::tempdir().unwrap());
+    fs::write(dir.path().join("authorized_peers"), lines.join("\n")).unwrap();
+    let shown = landro(&side, ["peers", "--of", dir.path().to_str().unwrap()]).expect(0);
+    let names_a_line = shown.stderr.contains("authorized_peers:");
+    assert!(!names_a_line, "{}", shown.stderr);
+    assert_eq!(
+        shown.stdout.lines().count(),
+        lines.len(),
+        "{}",
+        shown.stdout
+    );
+}
+
 /// What `landro serve` would be told, without one.
 #[test]
 fn the_configuration_is_shown_and_checked() {

@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use common::manager::Manager;
@@ -234,12 +235,26 @@ fn the_daemon_works_within_its_unit(backend: &'static str) {
 struct Held(Child);
 
 impl Held {
-    fn thread(tid: &str) -> Held {
+    /// Once strace has it; none where nobody may be traced by another (ptrace_scope).
+    fn thread(pid: u32, tid: &str) -> Option<Held> {
         let waits =
             "inject=io_uring_enter,epoll_wait,epoll_pwait,epoll_pwait2:delay_enter=60000000";
         let mut strace = Command::new("strace");
         strace.args(["-qq", "-o", "/dev/null", "-e", waits, "-p", tid]);
-        Held(strace.stderr(Stdio::null()).spawn().unwrap())
+        let mut held = Held(strace.stderr(Stdio::null()).spawn().unwrap());
+        let tracer = format!("TracerPid:\t{}", held.0.id());
+        for _ in 0..200 {
+            let status = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap();
+            if status.lines().any(|line| line == tracer) {
+                return Some(held);
+            }
+            if held.0.try_wait().unwrap().is_some() {
+                common::skipped("strace may not attach here (kernel.yama.ptrace_scope, seccomp)");
+                return None;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        panic!("strace has not attached to {tid} within 10 s");
     }
 }
 
@@ -282,7 +297,10 @@ fn a_worker_that_does_not_turn_is_not_vouched_for(backend: &'static str) {
 
     let workers = workers(daemon.pid());
     assert_eq!(workers.len(), 2, "{workers:?}");
-    let held = Held::thread(&workers[1]);
+    let Some(held) = Held::thread(daemon.pid(), &workers[1]) else {
+        daemon.stop().expect(0);
+        return;
+    };
     // Of what was said before it was held there may be a good deal to hear.
     let falls_silent = (0..200).any(|_| manager.hear_within(Duration::from_secs(2)).is_none());
     assert!(falls_silent, "the watchdog is fed on");

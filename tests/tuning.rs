@@ -171,6 +171,7 @@ fn scripts_asked_for_help_do_nothing() {
         ("packaging/check.sh", "Judges the Debian package"),
         ("packaging/check-static.sh", "Judges the static binary"),
         ("packaging/deb.sh", "Makes target/debian"),
+        ("packaging/links.sh", "Prints a document"),
         ("packaging/static.sh", "Builds target/ARCH-unknown"),
         (
             "packaging/third-party.sh",
@@ -268,7 +269,7 @@ fn after_a_reboot_only_what_was_installed_is_put_back() {
     case(
         r#"
         reboot() {
-            sed -i 's/^boot\t.*/boot\tanother/' /var/lib/landro/tuning.state
+            sed -i 's/^boot\t.*/boot\tanother/' /var/lib/landro-tuning/tuning.state
             echo 512 >"$work/card/rx"
         }
         expect 0 "$apply"
@@ -286,6 +287,82 @@ fn after_a_reboot_only_what_was_installed_is_put_back() {
         is /proc/sys/net/core/rmem_max 212992
         is "$work/card/rx" 512
         [ ! -e /etc/sysctl.d/60-landro.conf ] || fail "still installed"
+        "#,
+    );
+}
+
+/// The daemon's directory is the daemon's: what lies there is not done as root.
+#[test]
+fn a_planted_state_is_refused() {
+    case(
+        r#"
+        planted() { # PATH LINE
+            mkdir -p "${1%/*}"
+            printf 'boot\t%s\npersisted\n%b\n' "$(cat /proc/sys/kernel/random/boot_id)" "$2" >"$1"
+        }
+        refused() { # WORDS
+            before=$(snapshot)
+            for mode in --revert --persist; do
+                expect 1 "$apply" $mode
+                says "$1"
+                unchanged
+            done
+        }
+        old=/var/lib/landro/tuning.state
+        planted $old 'sysctl\t-\tnet.core.rmem_max\t4096'
+        chmod 777 /var/lib/landro
+        refused "/var/lib/landro can be written by others than root"
+        chmod 755 /var/lib/landro
+        chmod 666 $old
+        refused "$old can be written by others than root"
+        mv $old /var/lib/landro/other
+        chmod 644 /var/lib/landro/other
+        ln -s other $old
+        refused "$old can be written by others than root"
+        rm -r /var/lib/landro
+        if chown 1:1 /var/lib 2>/dev/null; then
+            chown 0:0 /var/lib
+            planted $old 'sysctl\t-\tnet.core.rmem_max\t4096'
+            chown 1:1 /var/lib/landro
+            refused "/var/lib/landro can be written by others than root"
+            rm -r /var/lib/landro
+        fi
+
+        # Wherever they come from.
+        for line in 'sysctl\t-\tkernel.core_pattern\t|/x' 'sysctl\t-\tkernel.panic\t10' \
+            'sysctl\t-\tnet.core.rmem_max\t1 2' 'sysctl\t-\tnet.core/rmem_max\t1' \
+            'device\teth9\tmtu\t900' 'device\teth9\t../../../../etc/cron.d/x\tx' \
+            'irq\teth9\t../../etc/x\t1' 'ring\t../eth9\trx\t512' 'ring\teth9\trx-mini\t512' \
+            'coalesce\teth9\tadaptive-rx\toff rx-usecs 3 tx-usecs 3' 'offload\teth9\tlro\ton' 'x'; do
+            planted /var/lib/landro-tuning/tuning.state "$line"
+            refused "is nothing that this script changes"
+        done
+        "#,
+    );
+}
+
+/// What an earlier version wrote is put back, if root alone can have written it.
+#[test]
+fn a_state_in_its_old_place_is_gone_on_with() {
+    case(
+        r#"
+        old() {
+            mkdir -m 755 /var/lib/landro
+            mv /var/lib/landro-tuning/tuning.state /var/lib/landro/
+            rmdir /var/lib/landro-tuning
+        }
+        expect 0 "$apply"
+        [ "$(stat -c '%a %u' /var/lib/landro-tuning)" = '700 0' ] || fail "not root's alone"
+        old
+        expect 0 "$apply" --revert
+        rmdir /var/lib/landro
+        unchanged
+        expect 0 "$apply"
+        old
+        expect 0 "$apply" --profile spec
+        rmdir /var/lib/landro
+        expect 0 "$apply" --revert
+        unchanged
         "#,
     );
 }

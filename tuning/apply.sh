@@ -16,9 +16,11 @@ here=$(dirname "$(readlink -f "$0")")
 conf=$here/60-landro.conf
 installed=/etc/sysctl.d/60-landro.conf
 # What was there before: one line per setting changed. Written before the first change and never overwritten, so that
-# --revert finds the original after any number of runs, and after one that was killed.
-state_dir=/var/lib/landro
+# --revert finds the original after any number of runs, and after one that was killed. Root does what it says, so nobody
+# else may write it: it is not in /var/lib/landro, which is the daemon's, and where earlier versions had it.
+state_dir=/var/lib/landro-tuning
 state=$state_dir/tuning.state
+old_state=/var/lib/landro/tuning.state
 tab=$'\t'
 
 mode=apply profile='' interfaces=()
@@ -50,7 +52,6 @@ usage() {
 current() {
     case $1 in
     sysctl) cat "/proc/sys/${3//.//}" ;;
-    device) cat "/sys/class/net/$2/$3" ;;
     irq) cat "/proc/irq/$3/smp_affinity_list" ;;
     offload) ethtool -k "$2" | awk -v name="$(feature "$3"):" '$1 == name { print $2 }' ;;
     ring) ring "$2" Current "$3" ;;
@@ -81,7 +82,6 @@ change() {
     # shellcheck disable=SC2086 # "off rx-usecs 3" is three words
     case $1 in
     sysctl) printf '%s\n' "$4" >"/proc/sys/${3//.//}" ;;
-    device) printf '%s\n' "$4" >"/sys/class/net/$2/$3" ;;
     irq) printf '%s\n' "$4" >"/proc/irq/$3/smp_affinity_list" ;;
     offload) ethtool -K "$2" "$3" "$4" ;;
     ring) ethtool -G "$2" "$3" "$4" ;;
@@ -93,7 +93,6 @@ change() {
 described() {
     case $1 in
     sysctl) echo "$3" ;;
-    device) echo "$2 $3" ;;
     irq) echo "$2 interrupt $3 on cores" ;;
     *) echo "$2 $1 $3" ;;
     esac
@@ -125,6 +124,11 @@ raise() {
 
 wanted_sysctls() {
     sed -n 's/^\([a-z0-9._]*\) *= *\([0-9]*\)$/\1 \2/p' "$conf"
+}
+
+# All that any run can have changed, whatever its profile: names, with spaces between.
+known_sysctls() {
+    sed -n 's/^\([a-z0-9._]*\) *= *[0-9]*$/\1/p' "$here"/60-landro*.conf | tr '\n' ' '
 }
 
 unit_of() {
@@ -297,16 +301,45 @@ boot_id() {
     cat /proc/sys/kernel/random/boot_id
 }
 
+# of_root_alone PATH: it is root's, no symlink, and nobody else may write it
+of_root_alone() {
+    [ ! -L "$1" ] && [ "$(stat -c %u "$1")" = 0 ] && [ $((0$(stat -c %a "$1") & 0022)) = 0 ]
+}
+
+# understood KIND TARGET KEY VALUE: it is something that this script can have changed, and from such a value
+understood() {
+    [[ $2 != */* && $3 != */* && $2 != . && $2$tab$3 != *..* ]] || return 1
+    case $1 in
+    sysctl) [[ " $(known_sysctls) " == *" $3 "* && $4 =~ ^[0-9]+$ ]] ;;
+    irq) [[ $3 =~ ^[0-9]+$ && $4 =~ ^[0-9,-]+$ ]] ;;
+    offload) [[ $3 =~ ^(gro|gso|tx-udp-segmentation)$ && $4 =~ ^(on|off)$ ]] ;;
+    ring) [[ $3 =~ ^(rx|tx)$ && $4 =~ ^[0-9]+$ ]] ;;
+    coalesce) [[ $3 = adaptive-rx && $4 =~ ^(on|off)(\ rx-usecs\ [0-9]+)?$ ]] ;;
+    *) false ;;
+    esac
+}
+
 load_state() {
-    local line old_boot=''
-    [ -e "$state" ] || return 0
+    local from=$state line old_boot='' kind target key before
+    [ -e "$state" ] || from=$old_state
+    [ -e "$from" ] || return 0
+    for line in "${from%/*}" "$from"; do
+        of_root_alone "$line" || die "$line can be written by others than root, so what is in $from is not done as root. \
+If you know that each line of it is right, move it to $state, of root and mode 600; else remove it"
+    done
     while IFS= read -r line; do
         case $line in
         "boot$tab"*) old_boot=${line#*"$tab"} ;;
         persisted) persisted=yes ;;
-        *) saved+=("$line") ;;
+        *)
+            IFS=$tab read -r kind target key before <<<"$line"
+            understood "$kind" "$target" "$key" "$before" ||
+                die "$from: '$line' is nothing that this script changes; nothing was done. Who wrote it? Without that \
+line the rest can be put back"
+            saved+=("$line")
+            ;;
         esac
-    done <"$state"
+    done <"$from"
     [ "$old_boot" != "$(boot_id)" ] || return 0
     # After a reboot nothing is in force any more but what the installed file set again.
     local kept=()
@@ -319,7 +352,8 @@ load_state() {
 # Whole or not at all, and on the disk before anything is changed.
 save_state() {
     local new
-    mkdir -p "$state_dir"
+    mkdir -p -m 700 "$state_dir"
+    of_root_alone "$state_dir" || die "$state_dir can be written by others than root; nothing was changed. Remove it"
     new=$(mktemp "$state.XXXXXX")
     {
         printf 'boot\t%s\n' "$(boot_id)"
@@ -329,10 +363,12 @@ save_state() {
     sync "$new"
     mv -f "$new" "$state"
     sync "$state_dir"
+    # It was read, and now is here.
+    rm -f "$old_state"
 }
 
 drop_state() {
-    rm -f "$state"
+    rm -f "$state" "$old_state"
     # Somebody else's files may be there, too.
     rmdir "$state_dir" 2>/dev/null || true
 }
@@ -430,7 +466,7 @@ apply() {
 revert() {
     local line kind target key before now
     need_root
-    if ! [ -e "$state" ]; then
+    if ! [ -e "$state" ] && ! [ -e "$old_state" ]; then
         echo "nothing to put back"
         return
     fi

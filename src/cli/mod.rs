@@ -25,7 +25,9 @@ use exit::{CliError, Exit};
 /// What manual pages and completions are made of (packaging/pages).
 #[cfg(feature = "internals")]
 pub mod manual {
-    pub use super::args::reference::{CONFIG_DIR, ENVIRONMENT, EXIT_CODES, FILES, Row, examples};
+    pub use super::args::reference::{
+        CONFIG_DIR, ENVIRONMENT, EXIT_CODES, FILES, OTHER_FILES, Row, examples,
+    };
 
     /// All commands and their options.
     pub fn command() -> clap::Command {

@@ -1,4 +1,4 @@
-//! Writes landro's manual pages and shell completions: `landro-pages DIR YYYY-MM-DD`.
+//! Writes landro's manual pages, shell completions and help: `landro-pages DIR YYYY-MM-DD`.
 
 mod manual;
 
@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::Command;
 use clap_complete::{Generator, Shell};
 
 /// Where Debian's packages have the completions of a shell is another name for each.
@@ -31,11 +32,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// `DIR/man/*.1` and `DIR/completions/*`.
+/// `DIR/man/*.1`, `DIR/completions/*`, and `DIR/help/*`: what each command says with `--help`, by
+/// which packaging/deb.sh sees that a binary is of these sources.
 fn write(dir: &Path, date: &str) -> Result<(), Box<dyn Error>> {
-    let (pages, completions) = (dir.join("man"), dir.join("completions"));
-    fs::create_dir_all(&pages)?;
-    fs::create_dir_all(&completions)?;
+    let [pages, completions, help] = ["man", "completions", "help"].map(|name| dir.join(name));
+    for dir in [&pages, &completions, &help] {
+        fs::create_dir_all(dir)?;
+    }
     for page in manual::pages(date)? {
         fs::write(pages.join(page.file), page.text)?;
     }
@@ -46,6 +49,14 @@ fn write(dir: &Path, date: &str) -> Result<(), Box<dyn Error>> {
         let mut text = Vec::new();
         shell.generate(&command, &mut text);
         fs::write(completions.join(name), text)?;
+    }
+    let mut landro = landro::cli::manual::command();
+    landro.build();
+    fs::write(help.join("landro"), landro.render_long_help().to_string())?;
+    let is_ours = |command: &&mut Command| command.get_name() != "help";
+    for command in landro.get_subcommands_mut().filter(is_ours) {
+        let name = format!("landro-{}", command.get_name());
+        fs::write(help.join(name), command.render_long_help().to_string())?;
     }
     Ok(())
 }

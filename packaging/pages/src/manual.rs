@@ -104,6 +104,9 @@ fn rest(of: &Command, all: &[&Command]) -> Roff {
         ),
     ]);
     rows(&mut roff, &manual::FILES);
+    roff.control("PP", []);
+    roff.text([roman("In places of their own:")]);
+    rows(&mut roff, &manual::OTHER_FILES);
     table(&mut roff, "ENVIRONMENT", &manual::ENVIRONMENT);
     table(&mut roff, "EXAMPLES", manual::examples(of.get_name()));
     roff.control("SH", ["SEE ALSO"]);

@@ -60,9 +60,28 @@ pub const FILES: [Row; 5] = [
     ),
 ];
 
+/// Files in places of their own.
+pub const OTHER_FILES: [Row; 3] = [
+    (
+        "/etc/landro/landro.toml",
+        "options of landro.service, and of every landro serve of root that is given no --config",
+    ),
+    (
+        "/etc/default/landro",
+        "the environment of landro.service, which comes before that file",
+    ),
+    (
+        "/var/lib/landro",
+        "what landro.service keeps: config (in place of the directory above) and files, which it serves",
+    ),
+];
+
 /// What commands look at.
-pub const ENVIRONMENT: [Row; 7] = [
-    ("LANDRO_CONFIG_DIR", "where the files above are"),
+pub const ENVIRONMENT: [Row; 8] = [
+    (
+        "LANDRO_CONFIG_DIR, XDG_CONFIG_HOME",
+        "where the first of the files above are; the second counts if it is absolute",
+    ),
     (
         "LANDRO_SERVE_...",
         "options of serve: LANDRO_SERVE_READ_ONLY=true, LANDRO_SERVE_LISTEN=\":4433 :4434\". They come \
@@ -74,7 +93,14 @@ pub const ENVIRONMENT: [Row; 7] = [
         "what is logged on standard error: error, warn (the default of commands), info (that of \
          serve), debug or trace, also of a part: landro::quic=trace",
     ),
-    ("NO_COLOR", "if it is not empty, the log has no colours"),
+    (
+        "NO_COLOR, TERM",
+        "if the first is not empty, or the second is missing or dumb, the log has no colours",
+    ),
+    (
+        "JOURNAL_STREAM",
+        "of systemd: if it names what standard error is, serve logs to the journal, with fields",
+    ),
     (
         "SSLKEYLOGFILE, QLOGDIR",
         "for packet analysers: the file that TLS secrets are appended to, the directory of qlog \
@@ -172,7 +198,7 @@ const OF_PEERS: [Row; 1] = [(
 const OF_CONFIG: [Row; 2] = [
     (
         "landro config --config /etc/landro/landro.toml",
-        "What the daemon of landro.service is told, and by whom",
+        "What landro.service is told by this file; /etc/default/landro, its environment, comes before it",
     ),
     (
         "landro config --check -- --workers 4 /srv/files",
@@ -217,10 +243,11 @@ pub fn help_of_all() -> String {
         lines.collect::<Vec<_>>().join("\n")
     };
     format!(
-        "{}\n\nExit codes:\n{}\n\nFiles in {CONFIG_DIR}:\n{}\n\nEnvironment:\n{}",
+        "{}\n\nExit codes:\n{}\n\nFiles in {CONFIG_DIR}:\n{}\n\nOther files:\n{}\n\nEnvironment:\n{}",
         help("landro"),
         rows(&EXIT_CODES),
         rows(&FILES),
+        rows(&OTHER_FILES),
         rows(&ENVIRONMENT),
     )
 }
@@ -229,6 +256,18 @@ pub fn help_of_all() -> String {
 mod tests {
     use super::*;
     use crate::cli::exit::Exit;
+
+    /// A command that was forgotten has those of `landro` itself.
+    #[test]
+    fn every_command_has_examples_of_its_own() {
+        let landro = <crate::cli::args::Arguments as clap::CommandFactory>::command();
+        for command in landro.get_subcommands() {
+            let name = command.get_name();
+            assert_ne!(examples(name), examples("landro"), "{name}");
+            let is_of_it = |row: &Row| row.0.contains(&format!("landro {name}"));
+            assert!(examples(name).iter().all(is_of_it), "{name}");
+        }
+    }
 
     /// Every way to end has its line, and no line is of none.
     #[test]

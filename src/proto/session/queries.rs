@@ -1,7 +1,7 @@
 //! A server's side of a session that answers several queries: a slot for each that is under way.
 //!
-//! What a session keeps for a client that does not read is bounded by its slots, by what all answers
-//! together may have under way, and by [`ANSWERS_BYTES_MAX`], above which no query is read.
+//! What a session keeps for a client that does not read is bounded by its slots, by what all
+//! answers together may have under way, and by [`ANSWERS_BYTES_MAX`], above which no query is read.
 
 use bytes::Bytes;
 

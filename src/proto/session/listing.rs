@@ -21,7 +21,8 @@ use crate::proto::{DiskDone, DiskError, DiskOp, Kind, Listed, SessionError};
 /// Batches sent and not acknowledged; with 64 KiB each, 512 KiB of one answer.
 pub(super) const BATCHES_AHEAD: u32 = 8;
 
-/// Names asked of the disk at a time.
+/// Names asked of the disk at a time, where the answer has all that may be under way: with long
+/// symlinks they are a MiB.
 const LIST_ENTRIES: usize = 256;
 
 /// What a disk operation was for.
@@ -299,9 +300,12 @@ impl Lister {
                     self.ops.start(ports, ListOp::Close, cmd);
                 }
                 None => {
+                    // They are kept until they are said: fewer where others have their share.
+                    let share = self.ahead_max.min(BATCHES_AHEAD);
+                    let max_entries = LIST_ENTRIES * share as usize / BATCHES_AHEAD as usize;
                     let cmd = DiskOp::List {
                         dir: id,
-                        max_entries: LIST_ENTRIES,
+                        max_entries,
                     };
                     self.ops.start(ports, ListOp::List, cmd);
                 }

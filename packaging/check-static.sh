@@ -46,7 +46,7 @@ chroot=$(command -v chroot)
 # In place of a shell of its own, so that a signal reaches landro and not that.
 become() { exec env -i LANDRO_CONFIG_DIR=/config "$chroot" --userspec=4433:4433 "$work/$1" /landro "${@:2}"; }
 within() { (become "$@"); }
-client=$(within here id 2>/dev/null)
+client=$(within here id) || die "$landro does not run where nothing else is: is it the static one?"
 become there serve /files --allow "$client" >"$work/ready" 2>"$work/log" &
 daemon=$!
 for _ in $(seq 100); do

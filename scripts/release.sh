@@ -128,7 +128,8 @@ mkdir -p "$share/examples"
 install -m 644 LICENSE-APACHE LICENSE-MIT packaging/landro.service packaging/landro.toml "$share/"
 install -m 644 packaging/default "$share/landro.default"
 install -m 644 packaging/examples/* "$share/examples/"
-CARGO_TARGET_DIR=$target cargo run --locked --quiet -p landro-pages -- "$share" "$(git log -1 --format=%cs 2>/dev/null || date +%F)"
+date=$(git log -1 --format=%cs 2>/dev/null || date +%F)
+CARGO_TARGET_DIR=$target cargo run --locked --quiet -p landro-pages -- "$share" "$date"
 rm -r "$share/help"
 if [ -n "$static" ]; then
     RUSTFLAGS="-Cprofile-use=$profile" CARGO_TARGET_DIR=$target packaging/static.sh

@@ -83,7 +83,11 @@ setup() {
     static) install_packages "${build_needs[@]}" "${static_needs[@]}" ;;
     package | static-check)
         # No Rust: they judge what is built already, as root, who seldom has it.
-        if [ "$1" = package ]; then install_packages "${package_needs[@]}"; else install_packages "${static_check_needs[@]}"; fi
+        if [ "$1" = package ]; then
+            install_packages "${package_needs[@]}"
+        else
+            install_packages "${static_check_needs[@]}"
+        fi
         return
         ;;
     test) install_packages "${build_needs[@]}" "${test_needs[@]}" ;;

@@ -163,7 +163,7 @@ impl Worker {
         };
         connection.last_stats();
         let (peer, who) = (connection.peer, connection.who());
-        let path = connection.measured_path().clone();
+        let path = *connection.measured_path();
         let mut of_session = None;
         if let Some((_, lane)) = connection.lane_mut() {
             of_session = lane.session().map(|session| (session, lane.is_added));

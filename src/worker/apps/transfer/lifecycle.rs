@@ -140,7 +140,7 @@ impl Worker {
             return;
         };
         connection.last_stats();
-        let path = connection.measured_path().clone();
+        let path = *connection.measured_path();
         let (mut why, kind) = (how_it_closed(connection), connection.conn.kind());
         let steer = connection.conn.quic().and_then(Conn::peer_cid_first_byte);
         let closed = connection.close_reason();

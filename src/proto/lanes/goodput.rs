@@ -287,13 +287,18 @@ impl Choice {
         let next = Window::new(now, self.window.is_first);
         let window = std::mem::replace(&mut self.window, next);
         self.window.waits = window.waits;
-        let ChoiceState::Trying(mut it) = self.state else {
-            return;
-        };
         if window.bytes == 0 {
             // A source that stands still says nothing at all.
             return;
         }
+        let ChoiceState::Trying(mut it) = self.state else {
+            // What was better when more was to be sent costs more, and need not be now.
+            if self.settled == DataWay::Carrying && self.is_added_usable && self.is_due(now) {
+                self.begin_try(now, false);
+                self.use_preferred(now);
+            }
+            return;
+        };
         it.idle.count += 1;
         it.idle.time += now.saturating_duration_since(window.began);
         it.idle.bytes += window.bytes;
@@ -345,7 +350,7 @@ impl Choice {
         let slid = is_full && is_below(mean, other.mean(), SLIDE_PERCENT);
         // Nothing is known of the other yet.
         let is_new = self.last_try.is_none() && other.0.is_empty();
-        let is_due = is_new || self.next_try.is_some_and(|at| at <= now);
+        let is_due = is_new || self.is_due(now);
         // What is of one kind on one path is no better for having waited.
         let is_due = is_due && (!self.is_alike || self.settled == DataWay::Carrying);
         let rests = self.last_try.is_some_and(|at| now < at + self.gap);
@@ -360,17 +365,25 @@ impl Choice {
             self.gap = self.length * FIRST_GAP;
         }
         if is_due || (fell || slid) && !rests {
-            let against = self.record(self.used).mean();
-            self.record_mut(self.used.other()).0.clear();
-            self.state = ChoiceState::Trying(Try {
-                began: now,
-                against,
-                for_a_fall: !is_due,
-                busy: Duration::ZERO,
-                bytes: 0,
-                idle: IdleWindows::default(),
-            });
+            self.begin_try(now, !is_due);
         }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.next_try.is_some_and(|at| at <= now)
+    }
+
+    fn begin_try(&mut self, now: Instant, for_a_fall: bool) {
+        let against = self.record(self.used).mean();
+        self.record_mut(self.used.other()).0.clear();
+        self.state = ChoiceState::Trying(Try {
+            began: now,
+            against,
+            for_a_fall,
+            busy: Duration::ZERO,
+            bytes: 0,
+            idle: IdleWindows::default(),
+        });
     }
 
     fn judge(&mut self, now: Instant, it: Try) {

@@ -293,3 +293,27 @@ fn a_source_that_slows_down_leaves_the_cheaper_lanes_in_use() {
         );
     }
 }
+
+/// Lanes that were left because a wire was out are used again when it is back, though a limit by
+/// then leaves nothing waiting.
+#[test]
+fn cheaper_lanes_that_are_back_are_used_again_under_a_limit() {
+    for step in 0..40 {
+        let back = Duration::from_millis(5_000 + 50 * step);
+        let is_out = |at: Duration| at >= Duration::from_secs(3) && at < back;
+        let rates = |at| [112_000, if is_out(at) { 5_000 } else { 117_000 }];
+        let run = Run {
+            rates: &rates,
+            size_bytes: 1_600 * MB,
+            slots: 2,
+            limit: Some((Duration::from_secs(5), 80_000)),
+            alone: None,
+            is_alike: false,
+        };
+        let course = run.course();
+        assert!(
+            course.delivered_bytes[0] < 750 * MB,
+            "back after {back:?}: {course:?}"
+        );
+    }
+}

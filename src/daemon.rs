@@ -59,7 +59,7 @@ pub struct Options {
     pub reset_secret: [u8; 32],
     /// The file; it need not exist. Read again on SIGHUP.
     pub authorized_peers: PathBuf,
-    /// Peers let in for this run in addition.
+    /// Peers let in beside those of the file.
     pub allow: Vec<Fingerprint>,
     pub restrict: Restrict,
     /// Unfinished files go when they are older.
@@ -72,7 +72,7 @@ pub struct Options {
 
 /// What the configuration says now.
 pub struct Reread {
-    /// Peers let in for this run in addition.
+    /// Peers let in beside those of the file.
     pub allow: Vec<Fingerprint>,
     /// None: it cannot be told, and stays.
     pub restrict: Option<Restrict>,

@@ -91,6 +91,11 @@ fn the_unit_is_valid_and_exposes_little() {
         ["0"],
         "no crash is the last"
     );
+    // A configuration without a `root` line serves the working directory.
+    assert_eq!(
+        settings(&unit, "WorkingDirectory").collect::<Vec<_>>(),
+        ["%S/landro/files"]
+    );
     // Either answers openat2 with ENOSYS, by which every path is confined.
     for setting in ["RestrictSUIDSGID", "DynamicUser"] {
         assert_eq!(settings(&unit, setting).count(), 0, "{setting}");

@@ -183,7 +183,8 @@ fn read_file(
         }
     };
     match (named, places.default_file) {
-        (Some(path), _) if path == Path::new(NO_FILE) => Ok((None, Vec::new())),
+        // Remembered as the file that was named, or SIGHUP would read the default one.
+        (Some(path), _) if path == Path::new(NO_FILE) => Ok((Some(path), Vec::new())),
         (Some(path), _) => {
             let options = file::read(&path)?;
             Ok((Some(path), options))

@@ -253,6 +253,23 @@ fn what_may_change_is_read_again() {
     assert_eq!(later, expected);
     write("workres = 2\n");
     assert!(resolve_again(&before, Some(&path)).is_err());
+    // Where none was to be read, none is later.
+    let words = [OsString::from("--config=/dev/null")];
+    let settings = resolve(&Places {
+        typed: &words,
+        environment: Vec::new(),
+        default_file: Some(&path),
+        found_file: None,
+    });
+    let none = settings.unwrap();
+    assert_eq!(none.file.as_deref(), Some(Path::new(NO_FILE)));
+    let again = Places {
+        typed: &[],
+        environment: Vec::new(),
+        default_file: Some(&path),
+        found_file: none.file.as_deref(),
+    };
+    assert_eq!(resolve(&again).unwrap().args.workers, None);
     // One that was there and is gone says nothing good.
     std::fs::remove_file(&path).unwrap();
     assert!(resolve_again(&before, Some(&path)).is_err());
